@@ -1,0 +1,59 @@
+# make demo: from a fresh checkout to demo.png.      make test: lint, types, tests.
+# Both build .venv once; a second call starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The only place where torch's version is pinned: pyproject.toml asks for a range.
+TORCH := torch==2.13.0
+# Runs the kernels in Triton's interpreter where there is no GPU; tests only, the package does not need it.
+TRITON := triton==3.7.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint format types wheel clean distclean
+
+demo: $(VENV)/.package
+	@$(BIN)/python -m bench.demo -o demo.png
+	@echo "The picture is $(CURDIR)/demo.png"
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# build/ is emptied first: setuptools would pack files of it that the sources no longer have.
+wheel: $(VENV)/.package
+	rm -rf build dist
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist
+
+# torch comes first and build isolation is off, so that setup.py sees the torch it builds against.
+$(VENV)/.torch: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastsync needs Python 3.10 or newer, " \
+		"$(PYTHON) is " + sys.version.split()[0] + ": call make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH) "setuptools>=77" wheel ninja
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch setup.py pyproject.toml
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) --no-build-isolation --editable ".[dev]" $(TRITON)
+	@touch $@
+
+clean:
+	rm -rf build dist fastsync.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
+	find fastsync kernels bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Benchmarks, sweeps and the demo; run from the repository's root as `python -m bench.NAME`. Not in the package."""

@@ -1,0 +1,29 @@
+"""fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
+
+
+from .canvases import Canvas, WideCanvas
+from .methods import Independent, Method, MultiDiffusion, SyncVC
+from .pipeline import SyncPipeline, SyncPipelineOutput
+from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
+from .run import Stats
+from .sampler import SyncOutput, sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Canvas",
+    "DiffusersPrior",
+    "FunctionPrior",
+    "Independent",
+    "Method",
+    "MultiDiffusion",
+    "Prediction",
+    "Prior",
+    "Stats",
+    "SyncOutput",
+    "SyncPipeline",
+    "SyncPipelineOutput",
+    "SyncVC",
+    "WideCanvas",
+    "sample",
+]

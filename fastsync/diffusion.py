@@ -1,0 +1,216 @@
+"""Signal and noise coefficients ``(a_t, b_t)`` of any supported scheduler, and the table of steps of one run.
+
+Everything in fastsync is written with ``x_t = a_t x_0 + b_t eps``. Variance preserving schedules have
+``a = sqrt(abar), b = sqrt(1 - abar)`` and integer times; rectified flow has ``a = 1 - s, b = s`` and times
+``t = s * num_train_timesteps`` (float).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from .errors import check_int, check_number
+from .ops.cfg_tweedie import PREDICTION_TYPES
+
+_VP_PREDICTIONS = PREDICTION_TYPES[:3]
+_FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+# Schedulers of discrete variance-preserving diffusion: they differ in solver, not in (a_t, b_t), so each is run by DDIM.
+_VP_SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Per-step coefficients of one run of T steps; the tensors are [T], float64, on the CPU.
+
+    Attributes:
+        timesteps: times as the network takes them, int64 (discrete schedules) or float32 (flow), first to last.
+        a, b: coefficients at the step's time t.
+        a_next, b_next: coefficients at the time s that the step leads to.
+        sigma: standard deviation of the noise that the step adds.
+        direction: ``sqrt(b_next^2 - sigma^2)``, what multiplies eps.
+        progress: ``t / T_max``, 1 at the first step.
+        pull: integral of ``(t/T_max) d log(a/b)`` over the step, for the stable coupling (inf where a = 0).
+    """
+
+    timesteps: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
+    a_next: torch.Tensor
+    b_next: torch.Tensor
+    sigma: torch.Tensor
+    direction: torch.Tensor
+    progress: torch.Tensor
+    pull: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any step adds noise."""
+        return bool((self.sigma > 0).any())
+
+
+class NoiseSchedule:
+    """``(a_t, b_t)``, prediction type and clipping rules, read from a diffusers scheduler.
+
+    Supported: the discrete variance-preserving schedulers of Stable Diffusion pipelines (stepped by DDIM, Song 2021)
+    and ``FlowMatchEulerDiscreteScheduler`` (or any of the former configured with ``prediction_type="flow_prediction"``).
+    The given scheduler is never changed.
+
+    Raises:
+        ValueError: unknown scheduler or prediction type.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        name = type(scheduler).__name__
+        config = getattr(scheduler, "config", None)
+        if config is None or not (name == _FLOW_SCHEDULER or name in _VP_SCHEDULERS):
+            raise ValueError(
+                f"scheduler {name} is not supported: pass {_FLOW_SCHEDULER} or one of {', '.join(_VP_SCHEDULERS)}."
+            )
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction == "v":
+            prediction = "v_prediction"
+        self.kind: Literal["vp", "flow"]
+        if name == _FLOW_SCHEDULER:
+            self.kind, self.prediction_type = "flow", "flow"
+            self._scheduler = copy.deepcopy(scheduler)
+            if config.get("use_dynamic_shifting"):
+                raise ValueError(
+                    "the scheduler has use_dynamic_shifting=True, whose shift depends on the size of the picture: "
+                    "pass FlowMatchEulerDiscreteScheduler.from_config(config, use_dynamic_shifting=False, shift=...)."
+                )
+        elif prediction == "flow_prediction":
+            from diffusers import FlowMatchEulerDiscreteScheduler
+
+            self.kind, self.prediction_type = "flow", "flow"
+            self._scheduler = FlowMatchEulerDiscreteScheduler(
+                num_train_timesteps=config.num_train_timesteps, shift=config.get("flow_shift", 1.0)
+            )
+        elif prediction in _VP_PREDICTIONS:
+            from diffusers import DDIMScheduler
+
+            self.kind, self.prediction_type = "vp", prediction
+            # DDIM clips by default; a scheduler whose config is silent about clipping does not.
+            silent = {k: False for k in ("clip_sample", "thresholding") if config.get(k) is None}
+            self._scheduler = DDIMScheduler.from_config(config, prediction_type=prediction, **silent)
+            self._abar = self._scheduler.alphas_cumprod.double()
+            self._abar_final = float(self._scheduler.final_alpha_cumprod)
+        else:
+            raise ValueError(
+                f"prediction_type must be one of {', '.join(_VP_PREDICTIONS)} or flow_prediction, got {prediction!r}: "
+                "set it in the scheduler's config to what the model was trained to predict."
+            )
+        self.num_train_timesteps = int(config.num_train_timesteps)
+
+    def coefficients(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(a_t, b_t)`` at times t [B] (int64, or float for flow), float64, on t's device."""
+        if self.kind == "flow":
+            s = t.double() / self.num_train_timesteps
+            return 1.0 - s, s
+        self._abar = self._abar.to(t.device)
+        abar = self._abar[t.long()]
+        return abar.sqrt(), (1.0 - abar).sqrt()
+
+    def clip(self, x0: torch.Tensor) -> torch.Tensor:
+        """Apply the scheduler's ``clip_sample`` or dynamic ``thresholding`` to clean estimates [B, C, h, w]."""
+        if self.kind == "flow":
+            return x0
+        config = self._scheduler.config
+        if config.thresholding:
+            # Imagen's dynamic thresholding (Saharia 2022, section 2.3): per sample, rescale by a high quantile.
+            magnitude = x0.detach().abs().flatten(1)
+            bound = torch.quantile(magnitude.float(), config.dynamic_thresholding_ratio, dim=1).to(x0.dtype)
+            bound = bound.clamp(min=1.0, max=config.sample_max_value).reshape(-1, *([1] * (x0.ndim - 1)))
+            return torch.maximum(torch.minimum(x0, bound), -bound) / bound
+        if config.clip_sample:
+            return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
+        return x0
+
+    def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
+        """The table of a run.
+
+        Args:
+            num_inference_steps: T, at least 1 and at most the training's number of times.
+            eta: 0 (deterministic) to 1 (as stochastic as DDPM); ``sigma = eta (b_s/b_t) sqrt(b_t^2 - (a_t/a_s)^2
+                b_s^2)``. A flow scheduler with ``stochastic_sampling=True`` draws all its noise anew
+                (``sigma = b_s``) whatever eta is, as diffusers does.
+        """
+        steps = check_int("num_inference_steps", num_inference_steps)
+        eta = check_number("eta", eta, minimum=0.0, maximum=1.0)
+        if steps > self.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps must be at most {self.num_train_timesteps} (the training's), got {steps}."
+            )
+        scheduler = copy.deepcopy(self._scheduler)
+        scheduler.set_timesteps(steps)
+        times = scheduler.timesteps.cpu()
+        a, b = self.coefficients(times)
+        if self.kind == "flow":
+            s_next = torch.cat([b[1:], b.new_tensor([float(scheduler.sigmas[-1])])])
+            a_next, b_next = 1.0 - s_next, s_next
+        else:
+            # diffusers' DDIM: the step leads to t - T_train // T, whatever the spacing of the table.
+            previous = times - self.num_train_timesteps // steps
+            final = torch.full_like(a, self._abar_final)
+            abar_next = torch.where(previous >= 0, self._abar.cpu()[previous.clamp(min=0)], final)
+            a_next, b_next = abar_next.sqrt(), (1.0 - abar_next).clamp(min=0).sqrt()
+        if self.kind == "flow" and scheduler.config.get("stochastic_sampling", False):
+            sigma = b_next.clone()
+        else:
+            variance = (b_next / b) ** 2 * (b**2 - (a / a_next) ** 2 * b_next**2)
+            sigma = eta * variance.clamp(min=0).sqrt()
+        direction = (b_next**2 - sigma**2).clamp(min=0).sqrt()
+        progress = times.double() / float(times[0]) if float(times[0]) > 0 else torch.ones_like(a)
+        return StepTable(
+            times, a, b, a_next, b_next, sigma, direction, progress, self._pull(times, b_next, float(times[0]))
+        )
+
+    def _pull(self, times: torch.Tensor, b_next: torch.Tensor, t_max: float) -> torch.Tensor:
+        """Integral of (t/T_max) d log(a/b) over each step, on the training's own grid of times."""
+        if t_max <= 0:
+            return torch.ones(len(times), dtype=torch.float64)
+        if self.kind == "flow":
+            # (s/s_max) ds / (s (1 - s)) integrates to -log(1 - s) / s_max.
+            s = times.double() / self.num_train_timesteps
+            return (torch.log1p(-b_next) - torch.log1p(-s)) * (self.num_train_timesteps / t_max)
+        abar = self._abar.cpu()
+        half_log_snr = 0.5 * (abar.log() - torch.log1p(-abar))
+        grid = torch.arange(1, len(abar), dtype=torch.float64)
+        cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), -(grid / t_max * half_log_snr.diff()).cumsum(0)])
+        previous = torch.cat([times[1:], times.new_zeros(1)]).clamp(min=0)
+        return (cumulative[times] - cumulative[previous]).clamp(min=0)
+
+
+def stable_coupling(inv_lambda: float, pull: torch.Tensor) -> torch.Tensor:
+    """The stable coupling's step form ``g = 1 - exp(-(1/lambda) pull)``: in [0, 1), 1 where a = 0.
+
+    The product of ``1 - g`` over a run depends on its first time only, not on its number of steps, and for small
+    steps ``g`` is the published ``(a_s/a - b_s/b)(1/lambda)(t/T_max)``.
+    """
+    return -torch.expm1(-inv_lambda * pull) if inv_lambda > 0 else torch.zeros_like(pull)
+
+
+def is_vanishing(a: torch.Tensor) -> bool:
+    """Whether a run touches a time without signal (``a = 0``), where divisions by ``a`` do not exist."""
+    return bool((a < math.sqrt(torch.finfo(torch.float64).tiny)).any())

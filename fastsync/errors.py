@@ -1,0 +1,67 @@
+"""Validation, and the sentences it speaks: what was given, what is needed, how to mend it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+
+def check_int(name: str, value: Any, *, minimum: int = 1) -> int:
+    """Return ``value`` as an int that is at least ``minimum``; TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}: pass an int of at least {minimum}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}: pass a larger number.")
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
+) -> float:
+    """Return ``value`` as a finite float with ``above < value`` and ``minimum <= value <= maximum``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}: pass a float.")
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}: pass an ordinary number.")
+    if value < minimum or value <= above or value > maximum:
+        low = f"above {above:g}" if above > -math.inf else f"at least {minimum:g}" if minimum > -math.inf else ""
+        high = f"at most {maximum:g}" if maximum < math.inf else ""
+        raise ValueError(f"{name} must be {' and '.join(s for s in (low, high) if s)}, got {value:g}.")
+    return value
+
+
+def check_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
+    """Return ``value`` as a pair (height, width) of ints, each at least ``minimum``."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (height, width), got {value!r}: pass two whole numbers.")
+    return check_int(f"{name}[0]", value[0], minimum=minimum), check_int(f"{name}[1]", value[1], minimum=minimum)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Return ``value`` if it is one of ``choices``; ValueError that lists them otherwise."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return value
+
+
+def check_tensor(name: str, value: Any, *, floating: bool = True) -> torch.Tensor:
+    """Return ``value`` if it is a tensor without NaN or Inf (floating point if asked)."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: convert it with torch.as_tensor.")
+    if floating and not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}: convert it with .float().")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        count = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name} has {count} values that are NaN or infinite: pass finite numbers.")
+    return value
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """A shape as people write it: ``[1, 4, 64, 64]``."""
+    return "[" + ", ".join(str(int(s)) for s in shape) + "]"

@@ -1,0 +1,8 @@
+"""Rules that keep trajectories in agreement, one file each."""
+
+from .base import Method
+from .independent import Independent
+from .multidiffusion import MultiDiffusion
+from .syncvc import SyncVC
+
+__all__ = ["Independent", "Method", "MultiDiffusion", "SyncVC"]

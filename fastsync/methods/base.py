@@ -1,0 +1,49 @@
+"""What a method is to the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from ..canvases.base import Canvas
+from ..run import Run
+from ..scheduling import Order, Work
+
+
+class Method:
+    """A rule that keeps trajectories in agreement; the base class samples views independently.
+
+    Attributes:
+        orders: orders of work that the method allows, the fastest first.
+        joins: whether it changes all views together once all have done a step (``synchronise``).
+    """
+
+    orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
+    joins: ClassVar[bool] = False
+
+    def view_order(self, canvas: Canvas) -> list[int]:
+        """Views in the order in which they are worked."""
+        return list(range(canvas.num_views))
+
+    def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
+        """For each view the earlier views whose work at the same step it needs."""
+        return [()] * canvas.num_views
+
+    def begin(self, run: Run) -> Any:
+        """Check that the method can do this run, before any network call; what it returns is kept as run.prepared."""
+        return None
+
+    def advance(self, run: Run, work: Work) -> None:
+        """Take the batch's views one step on."""
+        with torch.no_grad():
+            prediction = run.predict(run.states(work), work)
+        run.advance(work, run.step(prediction, work), prediction.x0)
+
+    def synchronise(self, run: Run, step: int) -> None:
+        """Called once all views have done ``step``, for methods that join."""
+
+    def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
+        """The canvas [1, C, H, W] of the final views [N, C, h, w]."""
+        return run.canvas.merge(views)

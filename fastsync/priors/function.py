@@ -1,0 +1,63 @@
+"""A prior from any function: tensors in, tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..diffusion import NoiseSchedule
+from ..errors import check_int, shape_text
+from .base import NetworkPrior
+
+EpsFunction = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+
+
+class FunctionPrior(NetworkPrior):
+    """Wraps ``eps_fn(x[B, C, h, w], t[B], cond[B, ...]) -> raw[B, C, h, w]`` as a prior.
+
+    Args:
+        eps_fn: the network; its output is read as the scheduler's ``prediction_type`` says (epsilon by default). Times
+            are int64 on discrete schedules and float on flow schedules; ``cond`` is None if none was given to
+            ``sample``. With guidance it is called once with both halves in a batch, the unconditional half first.
+        scheduler: a diffusers scheduler; see :class:`fastsync.diffusion.NoiseSchedule`.
+        view_shape: (C, h, w).
+        device, dtype: where states live and what noise is drawn in when no latents are given.
+    """
+
+    def __init__(
+        self,
+        eps_fn: EpsFunction,
+        scheduler: Any,
+        view_shape: tuple[int, int, int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not callable(eps_fn):
+            raise TypeError(f"eps_fn must be callable as eps_fn(x, t, cond), got {type(eps_fn).__name__}.")
+        if not isinstance(view_shape, (tuple, list)) or len(view_shape) != 3:
+            raise ValueError(f"view_shape must be (C, h, w), got {view_shape!r}: pass three whole numbers.")
+        self.eps_fn = eps_fn
+        self.schedule = NoiseSchedule(scheduler)
+        c, h, w = (check_int(f"view_shape[{i}]", n) for i, n in enumerate(view_shape))
+        self.view_shape = (c, h, w)
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        """Raw output of ``eps_fn``, checked for its shape."""
+        raw = self.eps_fn(x, t, cond)
+        if not isinstance(raw, torch.Tensor) or raw.shape != x.shape:
+            got = shape_text(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
+            raise ValueError(f"eps_fn must return a tensor of x's shape {shape_text(x.shape)}, got {got}.")
+        return raw
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels are this prior's own units: returned as they are."""
+        return pixels
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels are this prior's own units: returned as they are."""
+        return latents

@@ -1,0 +1,225 @@
+"""``sample``: the one loop. It knows no method and no task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+
+import torch
+from tqdm.auto import tqdm
+
+from . import scheduling
+from .canvases.base import Canvas
+from .errors import check_choice, check_int, check_number, check_tensor, shape_text
+from .methods.base import Method
+from .priors.base import Prior
+from .run import Run, Stats
+
+Callback = Callable[[int, torch.Tensor, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor] | None]
+
+
+@dataclass(frozen=True)
+class SyncOutput:
+    """The result of ``sample``.
+
+    Attributes:
+        canvas: [1, C, H, W], the merged result in the prior's sample units.
+        views: [N, C, h, w], the final views.
+        stats: what the run spent.
+    """
+
+    canvas: torch.Tensor
+    views: torch.Tensor
+    stats: Stats
+
+
+def sample(
+    prior: Prior,
+    canvas: Canvas,
+    method: Method,
+    *,
+    cond: torch.Tensor | None = None,
+    uncond: torch.Tensor | None = None,
+    guidance_scale: float = 7.5,
+    num_inference_steps: int = 50,
+    eta: float = 0.0,
+    latents: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    order: scheduling.Order | None = None,
+    max_batch: int | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> SyncOutput:
+    """Sample all views of a canvas jointly.
+
+    Args:
+        prior: the diffusion model, e.g. :class:`fastsync.FunctionPrior` or :class:`fastsync.DiffusersPrior`.
+        canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``.
+        method: e.g. ``fastsync.SyncVC()``, ``fastsync.MultiDiffusion()``.
+        cond, uncond: conditions [N, ...], or [1, ...] for all views alike. Guidance needs both.
+        guidance_scale: s in ``eps = eps_u + s (eps_c - eps_u)``; used only with ``uncond``. At exactly 1 the
+            unconditional half has no effect and is not evaluated.
+        num_inference_steps: T.
+        eta: 0 (deterministic) to 1; see :meth:`fastsync.diffusion.NoiseSchedule.steps`.
+        latents: initial noise, of canvas shape [1, C, H, W] (projected to the views) or of view shape [N, C, h, w]
+            (used as it is); drawn from ``generator`` in canvas shape if None. float64 stays float64 from end to end;
+            lower precisions are carried in float32.
+        generator: makes the run repeatable, whatever the order and batches.
+        order: ``"sequential"``, ``"batched"`` or ``"wavefront"`` (:mod:`fastsync.scheduling`); all give the same
+            numbers up to floating-point batching effects. None takes the fastest that the method allows (with a
+            callback: that keeps all views at one step).
+        max_batch: most views in one network call (guidance doubles the rows); None for no limit.
+        progress: show a progress bar, one tick a view and step.
+        callback: ``callback(step, t, {"latents": [N, C, h, w]})`` after each step of all views; a returned mapping
+            with ``"latents"`` replaces the views (not in the wavefront, where other views are already ahead).
+
+    Returns:
+        :class:`SyncOutput`.
+
+    Raises:
+        ValueError, TypeError: bad input, before any network call.
+        FloatingPointError: a control's gradient is not finite (names view and step).
+    """
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be a method object such as fastsync.SyncVC(), got {method!r}"
+            f"{': create an instance' if isinstance(method, type) else ''}."
+        )
+    dtype = _state_dtype(prior, cond, latents)
+    channels = prior.view_shape[0]
+    _check_view_shape(prior, canvas)
+    cond, uncond, guidance_scale = _check_conditions(prior, canvas, cond, uncond, guidance_scale)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}: use torch.Generator().manual_seed(0).")
+    if max_batch is not None:
+        max_batch = check_int("max_batch", max_batch)
+    if order is None:
+        order = next((o for o in method.orders if callback is None or o != "wavefront"), "sequential")
+    check_choice("order", order, scheduling.ORDERS)
+    if order not in method.orders:
+        raise ValueError(
+            f"order={order!r} is not possible with {type(method).__name__}, whose views "
+            f"{'all wait for each other at every step' if method.joins else 'wait for their earlier neighbours'}: "
+            f"use one of {', '.join(map(repr, method.orders))}."
+        )
+    table = prior.schedule.steps(num_inference_steps, eta)
+    view_order = method.view_order(canvas)
+    sources = method.sources(canvas, view_order)
+    run = Run(
+        prior=prior,
+        canvas=canvas,
+        table=table,
+        cond=cond,
+        uncond=uncond,
+        guidance_scale=guidance_scale,
+        generator=generator,
+        sources=sources,
+        order=view_order,
+        dtype=dtype,
+        device=prior.device,
+        keep_steps=callback is not None,
+    )
+    run.prepared = method.begin(run)
+    run.start(_initial_views(run, canvas, channels, latents))
+
+    done = [0] * run.steps
+    level = scheduling.levels(sources, view_order)
+    freeze = getattr(prior, "sampling", nullcontext)
+    with freeze(), tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress) as bar:
+        for work in scheduling.plan(order, view_order, level, run.steps, max_batch):
+            method.advance(run, work)
+            bar.update(len(work))
+            for _, step in work:
+                done[step] += 1
+                if done[step] == canvas.num_views:
+                    if method.joins:
+                        method.synchronise(run, step)
+                    if callback is not None:
+                        _call_back(callback, run, step, table.timesteps[step], order)
+        views = run.after(run.steps - 1)
+        result = method.compose(run, views)
+    return SyncOutput(result, views, run.close())
+
+
+def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: str) -> None:
+    answer = callback(step, t, {"latents": run.after(step)})
+    run.forget(step)
+    if answer is None or "latents" not in answer:
+        return
+    if order == "wavefront":
+        raise ValueError(
+            "the callback returned latents, but in the wavefront other views are already ahead of this step: pass "
+            "order='sequential', or return None."
+        )
+    latents = check_tensor("the callback's latents", answer["latents"])
+    expected = run.after(step).shape
+    if latents.shape != expected:
+        raise ValueError(f"the callback's latents must be {shape_text(expected)}, got {shape_text(latents.shape)}.")
+    run.replace_after(step, latents.to(run.device, run.dtype))
+
+
+def _state_dtype(prior: Prior, cond: torch.Tensor | None, latents: torch.Tensor | None) -> torch.dtype:
+    """States are float32, or float64 where the caller's tensors are."""
+    if latents is not None:
+        return torch.promote_types(check_tensor("latents", latents).dtype, torch.float32)
+    dtype = torch.promote_types(prior.dtype, torch.float32)
+    if isinstance(cond, torch.Tensor) and cond.is_floating_point():
+        dtype = torch.promote_types(dtype, cond.dtype)
+    return dtype
+
+
+def _check_view_shape(prior: Prior, canvas: Canvas) -> None:
+    c, h, w = prior.view_shape
+    expected = (c, h, w)[-len(canvas.view_shape) :]
+    if tuple(canvas.view_shape) != expected:
+        raise ValueError(
+            f"the canvas's views are {shape_text(canvas.view_shape)} but the prior's are {shape_text((c, h, w))} "
+            "(C, h, w): build the canvas with the prior's view size."
+        )
+
+
+def _check_conditions(
+    prior: Prior, canvas: Canvas, cond: torch.Tensor | None, uncond: torch.Tensor | None, guidance_scale: float
+) -> tuple[torch.Tensor | None, torch.Tensor | None, float]:
+    scale = check_number("guidance_scale", guidance_scale)
+    for name, value in (("cond", cond), ("uncond", uncond)):
+        if value is None:
+            continue
+        check_tensor(name, value, floating=False)
+        if value.ndim == 0 or value.shape[0] not in (1, canvas.num_views):
+            got = shape_text(value.shape)
+            raise ValueError(
+                f"{name} must hold 1 condition (for all views) or {canvas.num_views} (one a view) along its first "
+                f"dimension, got shape {got}."
+            )
+    if uncond is None:
+        return (None if cond is None else cond.to(prior.device)), None, scale
+    if cond is None:
+        raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
+    if cond.shape[1:] != uncond.shape[1:]:
+        raise ValueError(
+            f"cond and uncond must have the same shape a view, got {shape_text(cond.shape[1:])} and "
+            f"{shape_text(uncond.shape[1:])}."
+        )
+    return cond.to(prior.device), (uncond.to(prior.device) if scale != 1.0 else None), scale
+
+
+def _initial_views(run: Run, canvas: Canvas, channels: int, latents: torch.Tensor | None) -> torch.Tensor:
+    canvas_shape = (1, channels, *canvas.size)
+    h, w = canvas.view_shape[-2:]
+    views_shape = (canvas.num_views, channels, h, w)
+    if latents is None:
+        return canvas.project(run.draw(canvas_shape))
+    latents = latents.to(run.device, run.dtype)
+    if tuple(latents.shape) == canvas_shape:
+        return canvas.project(latents)
+    if tuple(latents.shape) == views_shape:
+        return latents
+    raise ValueError(
+        f"latents must be of canvas shape {shape_text(canvas_shape)} or of view shape {shape_text(views_shape)}, got "
+        f"{shape_text(latents.shape)}."
+    )
+
+

@@ -1,0 +1,60 @@
+"""The order of (view, step) work.
+
+A view may be worked at step k once it has finished step k - 1 and the views it reads have finished step k. Views are
+sorted into levels by their longest chain of such dependences; views of one level never wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+Order = Literal["sequential", "batched", "wavefront"]
+ORDERS: tuple[Order, ...] = ("sequential", "batched", "wavefront")
+Work = list[tuple[int, int]]  # (view, step) pairs that run as one batch
+
+
+def levels(sources: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
+    """Level of each view: 0 if it reads nobody, else one more than the highest level that it reads."""
+    level = [0] * len(sources)
+    for i in order:
+        level[i] = 1 + max((level[j] for j in sources[i]), default=-1)
+    return level
+
+
+def plan(
+    order: Order, views: Sequence[int], level: Sequence[int], steps: int, max_batch: int | None = None
+) -> Iterator[Work]:
+    """Batches of work, in an order that respects all dependences.
+
+    - ``sequential``: one view after the other at each step, the published order; N T batches.
+    - ``batched``: at each step the views of one level together; (number of levels) T batches.
+    - ``wavefront``: a view of level l runs l steps behind one of level 0, so anti-diagonals of the (level, step) grid
+      are batches; T + (number of levels) - 1 of them.
+
+    Args:
+        views: all views in work order.
+        level: level of each view.
+        steps: T.
+        max_batch: split larger batches into pieces of at most this many views.
+    """
+    size = max_batch or len(views)
+    depth = max(level) + 1
+    by_level = [[i for i in views if level[i] == n] for n in range(depth)]
+    if order == "sequential":
+        for k in range(steps):
+            for i in views:
+                yield [(i, k)]
+    elif order == "batched":
+        for k in range(steps):
+            for group in by_level:
+                yield from _pieces([(i, k) for i in group], size)
+    else:
+        for front in range(steps + depth - 1):
+            ready = [(i, front - n) for n, group in enumerate(by_level) if 0 <= front - n < steps for i in group]
+            yield from _pieces(ready, size)
+
+
+def _pieces(work: Work, size: int) -> Iterator[Work]:
+    for start in range(0, len(work), size):
+        yield work[start : start + size]

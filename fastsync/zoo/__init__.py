@@ -1,0 +1,33 @@
+"""The zoo: small real priors that come with the package, so that nothing needs a network."""
+
+from pathlib import Path
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_PIPELINES = ("scenes",)
+_GUIDANCE = {"scenes": 3.0}
+
+
+def names() -> tuple[str, ...]:
+    """The pipelines whose weights are in this installation."""
+    return tuple(name for name in _PIPELINES if (_WEIGHTS / name / "model_index.json").is_file())
+
+
+def path(name: str = "scenes") -> str:
+    """The folder of a pipeline in diffusers' own format, for `StableDiffusionPipeline.from_pretrained(path(name))`.
+
+    Raises `ValueError` for a name that the zoo does not know, and `FileNotFoundError` where its weights are missing.
+    """
+    if name not in _PIPELINES:
+        raise ValueError(f"The zoo has no prior {name!r}; it has {', '.join(_PIPELINES)}: choose one of those.")
+    if name not in names():
+        raise FileNotFoundError(
+            f"The weights of the prior {name!r} are not in this installation ({_WEIGHTS / name}); "
+            f"install the package from a full checkout or make them with `python -m fastsync.zoo.train {name}`."
+        )
+    return str(_WEIGHTS / name)
+
+
+def guidance_scale(name: str = "scenes") -> float:
+    """The guidance at which a prior was evaluated: the default of `SyncPipeline.from_zoo(name)`."""
+    path(name)
+    return _GUIDANCE[name]

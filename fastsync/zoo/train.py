@@ -1,0 +1,76 @@
+"""`python -m fastsync.zoo.train NAME`: trains an embedded prior from nothing but its generator."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from fastsync.zoo.training.run import Run
+
+
+class Stage(str, Enum):
+    """The stages, in the order in which `all` runs them."""
+
+    data = "data"
+    classifier = "classifier"
+    vae = "vae"
+    latents = "latents"
+    unet = "unet"
+    export = "export"
+    all = "all"
+
+
+def train(run: Run, stage: Stage, pictures: int = 12_000, target: Path | None = None) -> None:
+    """Runs one stage, or all of them; each begins from what the earlier ones left in the run's folder."""
+    from fastsync.zoo.training import classifier, data, denoiser, export, latents, vae
+
+    wanted = [s for s in Stage if s is not Stage.all] if stage is Stage.all else [stage]
+    for one in wanted:
+        if one is Stage.data:
+            data.paint(run, pictures)
+        elif one is Stage.classifier:
+            classifier.train_classifier(run)
+        elif one is Stage.vae:
+            vae.train_vae(run)
+        elif one is Stage.latents:
+            latents.encode_windows(run)
+        elif one is Stage.unet:
+            denoiser.train_denoiser(run)
+        else:
+            export.export(run, target)
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="The prior to train: scenes.")] = "scenes",
+    stage: Annotated[Stage, typer.Option(help="One stage, or all in order.")] = Stage.all,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    minutes: Annotated[float | None, typer.Option(help="Time for each trained stage; drives its schedule.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each trained stage, instead of minutes.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size of the trained stages.")] = None,
+    pictures: Annotated[int, typer.Option(help="Wide pictures of the data stage.")] = 12_000,
+    work: Annotated[Path | None, typer.Option(help="Folder of data and checkpoints.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from what the folder holds.")] = True,
+    compile: Annotated[bool, typer.Option(help="torch.compile the denoiser (minutes at first, then faster).")] = False,
+    target: Annotated[Path | None, typer.Option(help="Folder the export fills; default: the package's own.")] = None,
+) -> None:
+    """Train an embedded prior, stage by stage, resumable after any interruption."""
+    if name != "scenes":
+        raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: scenes.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("this machine has no usable CUDA device; pass --device cpu.")
+    if minutes is not None and steps is not None:
+        raise typer.BadParameter("--minutes and --steps exclude each other; pass one of them.")
+    run = Run(
+        work=work or Path.home() / ".cache" / "fastsync" / "train" / name,
+        device=torch.device(device), seed=seed, steps=steps, minutes=minutes, batch=batch, resume=resume, compile=compile,
+    )  # fmt: skip
+    train(run, stage, pictures, target)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""How the embedded priors are trained: one file a stage."""

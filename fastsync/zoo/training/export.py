@@ -1,0 +1,72 @@
+"""The export stage: averaged weights into the package, in diffusers' own format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fastsync.zoo.classifier import SceneClassifier
+from fastsync.zoo.models import make_pipeline, make_text_encoder, make_unet, make_vae
+from fastsync.zoo.training.latents import load_tokenizer
+from fastsync.zoo.training.run import Run
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def export(run: Run, target: Path | None = None) -> None:
+    """Writes `target/scenes` and `target/scenes-classifier` (each where its checkpoints exist); readers never see half.
+
+    UNet and autoencoder are stored as float16, the text encoder as float32. A checkpoint of an unfinished training
+    exports as it is.
+    """
+    target = target or WEIGHTS
+    done = False
+    if (run.work / "classifier.pt").is_file():
+        model = SceneClassifier()
+        model.load_state_dict(_read(run, "classifier")["average"]["model"])
+        _replace_folder(target / "scenes-classifier", model.save)
+        done = True
+    if (run.work / "unet.pt").is_file():
+        _replace_folder(target / "scenes", lambda folder: _save_pipeline(run, folder))
+        done = True
+    if not done:
+        raise FileNotFoundError(f"There is nothing to export in {run.work}; run the earlier stages first.")
+
+
+def _read(run: Run, stage: str) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
+    state: dict[str, dict[str, dict[str, torch.Tensor]]] = torch.load(
+        run.work / f"{stage}.pt", map_location="cpu", weights_only=True
+    )
+    return state
+
+
+def _save_pipeline(run: Run, folder: Path) -> None:
+    tokenizer = load_tokenizer(run.work)
+    average = _read(run, "unet")["average"]
+    unet, vae, text_encoder = make_unet(run.size), make_vae(run.size), make_text_encoder(tokenizer, run.size)
+    unet.load_state_dict(average["unet"])
+    text_encoder.load_state_dict(average["text_encoder"])
+    vae.load_state_dict(torch.load(run.work / "latents.pt", map_location="cpu", weights_only=True))
+    make_pipeline(tokenizer, text_encoder, vae.half(), unet.half()).save_pretrained(folder)
+    # Older releases of transformers read the tokenizer from these two.
+    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+
+
+def _replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
+    """`fill` writes into a fresh folder, which then takes the place of `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        fill(fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""The command, on a pipeline of the zoo's architecture that is too small to have learnt anything."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import fastsync as fs
+from fastsync.cli import app
+from fastsync.pictures import read_metadata
+from fastsync.zoo import models, scenes
+
+TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    tokenizer, size = models.make_tokenizer(scenes.vocabulary()), models.TINY
+    parts = models.make_text_encoder(tokenizer, size), models.make_vae(size), models.make_unet(size)
+    models.make_pipeline(tokenizer, *parts).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def assert_one_sentence(result, folder, *words, exit_code=1):
+    assert result.exit_code == exit_code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("fastsync: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in lines[0]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["syncvc", "multidiffusion", "independent"])
+def test_wide_writes_a_picture_that_says_how_to_make_it_again(tiny, here, method):
+    arguments = ["--width", 72, "--overlap", 8, "--negative", "rain", "--guidance", 3]
+    result = run("wide", "dunes at dawn", "--model", tiny, "--method", method, *arguments, *TINY_STEPS, "-o", "a.png")
+    assert result.exit_code == 0, result.output
+    assert "a.png: 72x32 pixels" in result.stdout
+    assert [file.name for file in here.iterdir()] == ["a.png"]
+    metadata = read_metadata("a.png")
+    wanted = {
+        "prompt": "dunes at dawn", "negative_prompt": "rain", "width": 72, "height": 32, "overlap": 8, "seed": 3,
+        "method": method, "num_inference_steps": 2, "guidance_scale": 3, "model": tiny, "dtype": "float32",
+    }  # fmt: skip
+    assert {name: metadata[name] for name in wanted} == wanted
+    assert metadata["versions"]["fastsync"] == fs.__version__
+    again = fs.SyncPipeline.from_pretrained(metadata["model"], device="cpu").wide(
+        metadata["prompt"], progress=False,
+        **{name: metadata[name] for name in (
+            "negative_prompt", "width", "height", "overlap", "seed", "method", "num_inference_steps", "guidance_scale",
+        )},
+    )  # fmt: skip
+    with Image.open("a.png") as picture:
+        assert picture.tobytes() == again.images[0].tobytes()
+
+
+def test_a_seed_that_was_not_given_is_recorded(tiny, here):
+    result = run("wide", "dunes", "--model", tiny, "--method", "independent", "--steps", 1, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert isinstance(read_metadata("out.png")["seed"], int)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--width", "-5"], ["width", "-5"]),
+        (["--height", "0"], ["height", "0"]),
+        (["--width", "16"], ["width", "window"]),
+        (["--overlap", "-1"], ["overlap", "-1"]),
+        (["--overlap", "32"], ["overlap", "32"]),
+        (["--steps", "0"], ["num_inference_steps"]),
+        (["--guidance", "nan"], ["guidance_scale"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--method", "sync"], ["method", "'sync'", "multidiffusion"]),
+        (["--dtype", "int8"], ["dtype", "int8", "bfloat16"]),
+        (["--device", "abacus"], ["device", "abacus", "doctor"]),
+        (["-o", "missing/a.png"], ["missing", "no folder"]),
+        (["-o", "a.gif"], ["a.gif", ".png"]),
+        (["-o", "x" * 300 + ".png"], ["cannot be written"]),
+    ],
+)
+def test_bad_input_is_one_sentence(tiny, here, arguments, words):
+    assert_one_sentence(run("wide", "dunes", "--model", tiny, *TINY_STEPS, *arguments), here, *words)
+
+
+def test_an_unknown_model_is_one_sentence(here, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert_one_sentence(run("wide", "dunes", "--model", "nobody/nothing"), here, "nobody/nothing")
+
+
+def test_usage_errors_exit_with_two(here):
+    for arguments in (["wide"], ["wide", "dunes", "--steps", "many"], ["wide", "dunes", "--unknown"], ["broad"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+    assert list(here.iterdir()) == []
+
+
+def test_the_output_is_checked_before_the_model_is_loaded(here, monkeypatch):
+    monkeypatch.setattr(fs.SyncPipeline, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(fs.SyncPipeline, "from_zoo", lambda *_, **__: pytest.fail("loaded"))
+    assert_one_sentence(run("wide", "dunes", "-o", "missing/a.png"), here, "no folder")
+    assert_one_sentence(run("wide", "dunes", "--method", "sync"), here, "method")
+
+
+def test_doctor_reports_and_tests_itself():
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    report = {line[:16].strip(): line[17:] for line in result.stdout.splitlines()}
+    assert report["torch"] == torch.__version__
+    assert report["fastsync"].startswith(fs.__version__)
+    assert report["backend eager"].startswith("ready")
+    for backend in ("backend triton", "backend native"):
+        assert report[backend] == "ready" or report[backend].startswith(("not used: ", "broken: "))
+    assert "float32" in report["device cpu"]
+    assert report["self-test cpu"].startswith("passed")
+
+
+def test_doctor_fails_where_the_self_test_does(monkeypatch):
+    def broken(*_, **__):
+        raise ArithmeticError("one and one is three")
+
+    monkeypatch.setattr("fastsync.doctor.sample", broken)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "FAILED: ArithmeticError: one and one is three" in result.stdout
+
+
+def test_zoo_lists_priors_with_their_words():
+    result = run("zoo")
+    assert result.exit_code == 0, result.output
+    assert "scenes: windows of 128x128 pixels" in result.stdout
+    assert "mountains" in result.stdout
+
+
+def test_the_command_as_a_process(tiny, tmp_path):
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", "from fastsync.cli import app; app()", "wide", "dunes", "--model", tiny, *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    good = command("--steps", "1", "--seed", "0", "-o", "a.jpg")
+    assert good.returncode == 0, good.stderr
+    assert "100%" in good.stderr  # the progress bar
+    bad = command("--method", "sync", "-o", "b.png")
+    assert bad.returncode == 1
+    assert bad.stdout == ""
+    assert "Traceback" not in bad.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jpg"]
