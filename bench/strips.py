@@ -1,10 +1,11 @@
 """One wide picture of an embedded prior, sampled and measured: what the demo, the sweep and the final test share."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fastsync.pipeline import METHODS, SyncPipelineOutput
 from fastsync.zoo.classifier import HEADS, SceneClassifier
 
 WINDOWS = 4
+QUALITIES = ("crispness", "place_confidence", "time_confidence")
+_COHERENCE = ("chi_square", "disagreement", "evaluations", "seconds")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,32 @@ def measure(strip: Strip) -> dict[str, Any]:
             singles = prior.decode(out.views).float().cpu().add(1).div(2).clamp(0, 1)
         figures |= {f"single_{name}": value for name, value in _quality(singles, strip.place).items()}
     return figures
+
+
+def averages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Means of `measure` by name, with qualities also as ratios to single samples ("..._ratio").
+
+    `figures` needs the rows of "independent", which hold the single samples.
+    """
+    single = {name: mean(row[f"single_{name}"] for row in figures["independent"]) for name in QUALITIES}
+    table = {}
+    for key, rows in figures.items():
+        means = {name: mean(row[name] for row in rows) for name in (*_COHERENCE, *QUALITIES)}
+        table[key] = {**means, **{f"{name}_ratio": means[name] / single[name] for name in QUALITIES}}
+    return table
+
+
+def excess(row: Mapping[str, float], independent: Mapping[str, float]) -> dict[str, float]:
+    """By how much a row of `averages` misses what is asked of SyncVC beside its chi-square; 0 where it does not.
+
+    Crispness within 10 % of single samples (grain is no better than blur), confidence at least 90 % of theirs, overlap
+    disagreement at most a sixth of independent windows'.
+    """
+    return {
+        "disagreement": max(0.0, row["disagreement"] / (independent["disagreement"] / 6) - 1),
+        "crispness": max(0.0, abs(row["crispness_ratio"] - 1) - 0.1),
+        **{name: max(0.0, 0.9 - row[f"{name}_ratio"]) for name in QUALITIES if name.endswith("confidence")},
+    }
 
 
 def pixels(image: Image.Image) -> Tensor:

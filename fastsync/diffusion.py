@@ -19,7 +19,7 @@ from .ops.cfg_tweedie import PREDICTION_TYPES
 
 _VP_PREDICTIONS = PREDICTION_TYPES[:3]
 _FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
-# Schedulers of discrete variance-preserving diffusion: they differ in solver, not in (a_t, b_t), so each is run by DDIM.
+# Schedulers of discrete variance-preserving diffusion: they differ in solver, not in (a_t, b_t): each is run by DDIM.
 _VP_SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -34,6 +34,15 @@ _VP_SCHEDULERS = (
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "LMSDiscreteScheduler",
+)
+_COEFFICIENT_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "set_alpha_to_one",
 )
 
 
@@ -74,7 +83,7 @@ class NoiseSchedule:
     """``(a_t, b_t)``, prediction type and clipping rules, read from a diffusers scheduler.
 
     Supported: the discrete variance-preserving schedulers of Stable Diffusion pipelines (stepped by DDIM, Song 2021)
-    and ``FlowMatchEulerDiscreteScheduler`` (or any of the former configured with ``prediction_type="flow_prediction"``).
+    and ``FlowMatchEulerDiscreteScheduler`` (or one of the former that has ``prediction_type="flow_prediction"``).
     The given scheduler is never changed.
 
     Raises:
@@ -86,7 +95,8 @@ class NoiseSchedule:
         config = getattr(scheduler, "config", None)
         if config is None or not (name == _FLOW_SCHEDULER or name in _VP_SCHEDULERS):
             raise ValueError(
-                f"scheduler {name} is not supported: pass {_FLOW_SCHEDULER} or one of {', '.join(_VP_SCHEDULERS)}."
+                f"scheduler {name} is not supported: pass one of diffusers' "
+                f"{', '.join(n.removesuffix('Scheduler') for n in (*_VP_SCHEDULERS, _FLOW_SCHEDULER))} schedulers."
             )
         prediction = config.get("prediction_type", "epsilon")
         if prediction == "v":
@@ -100,6 +110,11 @@ class NoiseSchedule:
                     "the scheduler has use_dynamic_shifting=True, whose shift depends on the size of the picture: "
                     "pass FlowMatchEulerDiscreteScheduler.from_config(config, use_dynamic_shifting=False, shift=...)."
                 )
+            if config.get("invert_sigmas"):
+                raise ValueError(
+                    "the scheduler has invert_sigmas=True (times that rise towards the data), which is not supported: "
+                    "pass FlowMatchEulerDiscreteScheduler.from_config(config, invert_sigmas=False)."
+                )
         elif prediction == "flow_prediction":
             from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -111,9 +126,11 @@ class NoiseSchedule:
             from diffusers import DDIMScheduler
 
             self.kind, self.prediction_type = "vp", prediction
-            # DDIM clips by default; a scheduler whose config is silent about clipping does not.
-            silent = {k: False for k in ("clip_sample", "thresholding") if config.get(k) is None}
-            self._scheduler = DDIMScheduler.from_config(config, prediction_type=prediction, **silent)
+            # from_config replaces values that a scheduler has by default by DDIM's own defaults: what the coefficients
+            # depend on is handed over by name. A scheduler whose config is silent about clipping does not clip.
+            given = {k: config[k] for k in _COEFFICIENT_KEYS if config.get(k) is not None}
+            clipping = {k: bool(config.get(k)) for k in ("clip_sample", "thresholding")}
+            self._scheduler = DDIMScheduler.from_config(config, prediction_type=prediction, **given, **clipping)
             self._abar = self._scheduler.alphas_cumprod.double()
             self._abar_final = float(self._scheduler.final_alpha_cumprod)
         else:
@@ -140,7 +157,7 @@ class NoiseSchedule:
         if config.thresholding:
             # Imagen's dynamic thresholding (Saharia 2022, section 2.3): per sample, rescale by a high quantile.
             magnitude = x0.detach().abs().flatten(1)
-            bound = torch.quantile(magnitude.float(), config.dynamic_thresholding_ratio, dim=1).to(x0.dtype)
+            bound = torch.quantile(magnitude, config.dynamic_thresholding_ratio, dim=1)
             bound = bound.clamp(min=1.0, max=config.sample_max_value).reshape(-1, *([1] * (x0.ndim - 1)))
             return torch.maximum(torch.minimum(x0, bound), -bound) / bound
         if config.clip_sample:
@@ -165,6 +182,14 @@ class NoiseSchedule:
         scheduler = copy.deepcopy(self._scheduler)
         scheduler.set_timesteps(steps)
         times = scheduler.timesteps.cpu()
+        if self.kind == "vp":
+            # The trailing spacing's rounding sometimes adds a time before 0; an offset may put the first past the last.
+            times = times[times >= 0]
+            if int(times.max()) >= self.num_train_timesteps:
+                raise ValueError(
+                    f"{steps} steps with steps_offset={scheduler.config.steps_offset} start at time "
+                    f"{int(times.max())}, but the last is {self.num_train_timesteps - 1}: take fewer steps or steps_offset=0."
+                )
         a, b = self.coefficients(times)
         if self.kind == "flow":
             s_next = torch.cat([b[1:], b.new_tensor([float(scheduler.sigmas[-1])])])

@@ -10,10 +10,16 @@ from typing import Any
 import torch
 
 
+def shown(value: Any) -> str:
+    """``repr(value)`` on one line and no longer than a sentence bears."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def check_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return ``value`` as an int that is at least ``minimum``; TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}: pass an int of at least {minimum}.")
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}: pass an int of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}: pass a larger number.")
     return int(value)
@@ -24,7 +30,7 @@ def check_number(
 ) -> float:
     """Return ``value`` as a finite float with ``above < value`` and ``minimum <= value <= maximum``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}: pass a float.")
+        raise TypeError(f"{name} must be a number, got {shown(value)}: pass a float.")
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}: pass an ordinary number.")
@@ -38,15 +44,15 @@ def check_number(
 def check_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
     """Return ``value`` as a pair (height, width) of ints, each at least ``minimum``."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair (height, width), got {value!r}: pass two whole numbers.")
+        raise TypeError(f"{name} must be a pair (height, width), got {shown(value)}: pass two whole numbers.")
     return check_int(f"{name}[0]", value[0], minimum=minimum), check_int(f"{name}[1]", value[1], minimum=minimum)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     """Return ``value`` if it is one of ``choices``; ValueError that lists them otherwise."""
     choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    if not isinstance(value, (str, type(None))) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}.")
     return value
 
 

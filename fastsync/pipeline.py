@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import torch
 
 from . import zoo
 from .canvases import WideCanvas
-from .errors import check_choice, check_int
+from .errors import check_choice, check_int, check_number, shown
 from .methods import Independent, Method, MultiDiffusion, SyncVC
 from .priors import DiffusersPrior
 from .run import Stats
@@ -52,7 +54,7 @@ class SyncPipeline:
 
     Args:
         pipe: a ``StableDiffusionPipeline``, on its device, in its dtype, with its scheduler (which is run by DDIM with
-            the scheduler's own times and betas). The pipeline itself is not changed.
+            the scheduler's own times and betas). The pipeline itself is not changed, and its safety checker is not run.
         guidance_scale: default of the tasks' argument of this name.
 
     Raises:
@@ -61,7 +63,7 @@ class SyncPipeline:
 
     def __init__(self, pipe: Any, *, guidance_scale: float = 7.5) -> None:
         self.pipe = pipe
-        self.guidance_scale = guidance_scale
+        self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         DiffusersPrior(pipe)  # refuses early what no task could use
 
@@ -77,7 +79,7 @@ class SyncPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | os.PathLike[str],
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -90,25 +92,39 @@ class SyncPipeline:
             dtype: float16 on CUDA, float32 on the CPU, if None.
 
         Raises:
-            ValueError: the model is neither a folder nor to be had from the hub.
+            ValueError: the model is neither a folder nor to be had from the hub, or its pipeline is not supported.
         """
-        from diffusers import DiffusionPipeline
+        import diffusers
 
+        if not isinstance(name_or_path, (str, os.PathLike)):
+            raise TypeError(f"name_or_path must be a folder or a model's name, got {shown(name_or_path)}.")
+        model = os.fspath(name_or_path)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(device)
+        try:
+            device = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device must be 'cpu' or 'cuda' (or 'cuda:0', ...), got {shown(device)}.") from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {str(device)!r} was asked for but torch finds no CUDA GPU: use device='cpu'.")
         if dtype is None:
             dtype = torch.float16 if device.type == "cuda" else torch.float32
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
+        # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
+        release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
+        keyword = "dtype" if release >= (0, 42) else "torch_dtype"
         try:
-            pipe = DiffusionPipeline.from_pretrained(name_or_path, torch_dtype=dtype)
-        except (OSError, ValueError) as error:
-            # The hub's own messages run over many lines; the first says what happened.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            pipe = diffusers.DiffusionPipeline.from_pretrained(model, **{keyword: dtype})
+        except (OSError, ValueError, AttributeError, ImportError) as error:
+            # The libraries' own messages run over many sentences (all of them stay in the chained error).
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason if len(reason) <= 120 else reason[:117] + "..."
+            folder = os.path.isdir(model)
+            kind = "the folder holds no complete pipeline" if folder else "it is no folder, nor to be had from the hub"
             raise ValueError(
-                f"model {name_or_path!r} could not be loaded: it is no folder in diffusers' format, and the hub "
-                f"answered: {reason} Check the name, or pass one of the embedded priors ({', '.join(zoo.names())})."
+                f"model {shown(model)} could not be loaded, {kind} ({reason}): check the name, or use "
+                "SyncPipeline.from_zoo()."
             ) from error
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe.to(device))
@@ -146,7 +162,8 @@ class SyncPipeline:
         Args:
             prompt: one for all windows, or one a window (row-major).
             height, width: of the picture in pixels, at least the window's; by default one window high and four wide.
-                Any size: the last window is flush with the border, and pixels that do not fill a latent cell are cut.
+                Any size: the last window is flush with the border, and pixels that do not fill a latent cell are cut
+                (with ``loop`` the width must fill its cells, or the cut would be seen).
             overlap: pixels that neighbouring windows share, a quarter of the window if None.
             loop: close the picture in x, so that its right border continues on its left.
             method: ``"syncvc"``, ``"multidiffusion"``, ``"independent"``, or a method object with your settings.
@@ -159,6 +176,11 @@ class SyncPipeline:
         """
         prior = DiffusersPrior(self.pipe)
         scale, (h, w) = prior.scale, prior.window
+        steps = check_int("num_inference_steps", num_inference_steps)
+        eta = check_number("eta", eta, minimum=0.0, maximum=1.0)
+        guidance = check_number("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise TypeError(f"callback_on_step_end must be callable, got {shown(callback_on_step_end)}.")
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
         for name, side, cells in (("height", height, h), ("width", width, w)):
@@ -171,7 +193,13 @@ class SyncPipeline:
         cells = -(-overlap // scale)
         if cells >= min(h, w):
             raise ValueError(
-                f"overlap must be under the model's window of {min(h, w) * scale} pixels, got {overlap}: choose less."
+                f"overlap must be at most {(min(h, w) - 1) * scale} pixels (the model's window of {min(h, w) * scale} "
+                f"less one latent cell), got {overlap}: choose less."
+            )
+        if loop and width % scale:
+            raise ValueError(
+                f"width must be a multiple of {scale} pixels (a latent cell) with loop=True, got {width}: use "
+                f"{width - width % scale} or {width - width % scale + scale}."
             )
         canvas = WideCanvas(
             (-(-height // scale), -(-width // scale)), window=(h, w), stride=(h - cells, w - cells), loop=loop
@@ -183,19 +211,24 @@ class SyncPipeline:
             raise ValueError("seed and generator were both given: pass one of them.")
         if generator is None:
             seed = secrets.randbelow(2**32) if seed is None else check_int("seed", seed, minimum=0)
+            if seed >= 2**64:
+                raise ValueError(f"seed must be under 2**64, got {seed}: choose a smaller one.")
             generator = torch.Generator().manual_seed(seed)
-        if guidance_scale is None:
-            guidance_scale = self.guidance_scale
-        cond, uncond = prior.encode_prompt(prompt, None if negative_prompt is None else negative_prompt)
+        if isinstance(prompt, Sequence) and not isinstance(prompt, str) and len(prompt) not in (1, canvas.num_views):
+            raise ValueError(
+                f"prompt must be one or {canvas.num_views} strings (one a window), got {len(prompt)}: the picture has "
+                f"{canvas.num_views} windows."
+            )
+        cond, uncond = prior.encode_prompt(prompt, negative_prompt)
         out = sample(
             prior,
             canvas,
             method,
             cond=cond,
             # diffusers' rule: guidance is on above 1.
-            uncond=uncond if guidance_scale > 1 else None,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
+            uncond=uncond if guidance > 1 else None,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
             eta=eta,
             latents=latents,
             generator=generator,
@@ -220,8 +253,8 @@ class SyncPipeline:
             "loop": loop,
             "method": next((k for k, v in METHODS.items() if type(method) is v), type(method).__name__),
             "method_settings": _settings(method),
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
             "eta": eta,
             "seed": seed,
             "dtype": str(prior.dtype).removeprefix("torch."),
@@ -250,9 +283,11 @@ def _decode(prior: DiffusersPrior, latents: torch.Tensor, loop: bool) -> torch.T
 
 
 def _settings(method: Method) -> dict[str, Any]:
-    """A method's settings as JSON can hold them."""
-    return {
-        name: value if isinstance(value, (int, float, str, list, type(None))) else repr(value)
-        for name, value in vars(method).items()
-        if not name.startswith("_")
-    }
+    """A method's settings as JSON can hold them; functions and the like by their repr."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value if isinstance(value, (int, float, str, type(None))) else repr(value)
+
+    return {name.removeprefix("_"): plain(value) for name, value in vars(method).items()}

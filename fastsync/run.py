@@ -200,10 +200,10 @@ class Run:
         """
         self.stats.gradients += len(x) * (1 if self.uncond is None else 2)
         if self.prior.dtype not in (torch.float16, torch.bfloat16):
-            return torch.autograd.grad(prediction, x, (g_x0, g_eps))[0]
+            return _vector_jacobian(prediction, x, (g_x0, g_eps))
         peak = torch.maximum(g_x0.abs().flatten(1).amax(1), g_eps.abs().flatten(1).amax(1))
         scale = peak.clamp_min(torch.finfo(self.dtype).tiny).reshape(-1, *([1] * (x.ndim - 1)))
-        return torch.autograd.grad(prediction, x, (g_x0 / scale, g_eps / scale))[0] * scale
+        return _vector_jacobian(prediction, x, (g_x0 / scale, g_eps / scale)) * scale
 
     def step(self, prediction: Prediction, work: Work) -> torch.Tensor:
         """The plain step of the batch with its own times, [B, C, h, w]."""
@@ -226,6 +226,16 @@ class Run:
             self.stats.peak_memory = _peak_resident_bytes()
         self.stats.seconds = time.perf_counter() - self._started
         return self.stats
+
+
+def _vector_jacobian(
+    prediction: Prediction, x: torch.Tensor, cotangents: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """``autograd.grad`` that takes an estimate which does not depend on ``x`` for the constant that it is."""
+    pairs = [(p, g) for p, g in zip(prediction, cotangents, strict=True) if p.requires_grad]
+    if not pairs:
+        return torch.zeros_like(x)
+    return torch.autograd.grad([p for p, _ in pairs], x, [g for _, g in pairs])[0]
 
 
 def _peak_resident_bytes() -> int | None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-
 import torch
 from tqdm.auto import tqdm
 
 from . import scheduling
 from .canvases.base import Canvas
-from .errors import check_choice, check_int, check_number, check_tensor, shape_text
+from .errors import check_choice, check_int, check_number, check_tensor, shape_text, shown
 from .methods.base import Method
 from .priors.base import Prior
 from .run import Run, Stats
@@ -80,19 +79,30 @@ def sample(
 
     Raises:
         ValueError, TypeError: bad input, before any network call.
-        FloatingPointError: a control's gradient is not finite (names view and step).
+        FloatingPointError: a control's gradient (names view and step) or the result is not finite.
     """
     if not isinstance(method, Method):
         raise TypeError(
-            f"method must be a method object such as fastsync.SyncVC(), got {method!r}"
+            f"method must be a method object such as fastsync.SyncVC(), got {shown(method)}"
             f"{': create an instance' if isinstance(method, type) else ''}."
         )
+    if not hasattr(prior, "predict") or not hasattr(prior, "schedule"):
+        raise TypeError(
+            f"prior must be a prior such as fastsync.FunctionPrior(...), got {shown(prior)}: wrap a network with "
+            "FunctionPrior and a pipeline with DiffusersPrior."
+        )
+    if not hasattr(canvas, "project") or isinstance(canvas, type):
+        raise TypeError(f"canvas must be a canvas such as fastsync.WideCanvas(...), got {shown(canvas)}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(step, t, state), got {shown(callback)}.")
     dtype = _state_dtype(prior, cond, latents)
     channels = prior.view_shape[0]
     _check_view_shape(prior, canvas)
     cond, uncond, guidance_scale = _check_conditions(prior, canvas, cond, uncond, guidance_scale)
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {generator!r}: use torch.Generator().manual_seed(0).")
+        raise TypeError(
+            f"generator must be a torch.Generator, got {shown(generator)}: use torch.Generator().manual_seed(0)."
+        )
     if max_batch is not None:
         max_batch = check_int("max_batch", max_batch)
     if order is None:
@@ -127,7 +137,9 @@ def sample(
     done = [0] * run.steps
     level = scheduling.levels(sources, view_order)
     freeze = getattr(prior, "sampling", nullcontext)
-    with freeze(), tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress) as bar:
+    ticks = tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress)
+    # Controls need autograd, which inference mode cannot switch on again; outside them nothing is recorded.
+    with torch.inference_mode(False), torch.no_grad(), freeze(), ticks as bar:
         for work in scheduling.plan(order, view_order, level, run.steps, max_batch):
             method.advance(run, work)
             bar.update(len(work))
@@ -140,6 +152,11 @@ def sample(
                         _call_back(callback, run, step, table.timesteps[step], order)
         views = run.after(run.steps - 1)
         result = method.compose(run, views)
+    if not bool(torch.isfinite(result).all()):
+        raise FloatingPointError(
+            "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for them in "
+            "what the network returns."
+        )
     return SyncOutput(result, views, run.close())
 
 
@@ -195,7 +212,7 @@ def _check_conditions(
                 f"dimension, got shape {got}."
             )
     if uncond is None:
-        return (None if cond is None else cond.to(prior.device)), None, scale
+        return (None if cond is None else _recordable(cond.to(prior.device))), None, scale
     if cond is None:
         raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
     if cond.shape[1:] != uncond.shape[1:]:
@@ -203,7 +220,14 @@ def _check_conditions(
             f"cond and uncond must have the same shape a view, got {shape_text(cond.shape[1:])} and "
             f"{shape_text(uncond.shape[1:])}."
         )
-    return cond.to(prior.device), (uncond.to(prior.device) if scale != 1.0 else None), scale
+    cond, uncond = _recordable(cond.to(prior.device)), _recordable(uncond.to(prior.device))
+    return cond, (uncond if scale != 1.0 else None), scale
+
+
+def _recordable(x: torch.Tensor) -> torch.Tensor:
+    """The tensor; a copy of one made in inference mode, which autograd would refuse."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
 
 
 def _initial_views(run: Run, canvas: Canvas, channels: int, latents: torch.Tensor | None) -> torch.Tensor:
@@ -212,7 +236,7 @@ def _initial_views(run: Run, canvas: Canvas, channels: int, latents: torch.Tenso
     views_shape = (canvas.num_views, channels, h, w)
     if latents is None:
         return canvas.project(run.draw(canvas_shape))
-    latents = latents.to(run.device, run.dtype)
+    latents = latents.detach().to(run.device, run.dtype)
     if tuple(latents.shape) == canvas_shape:
         return canvas.project(latents)
     if tuple(latents.shape) == views_shape:

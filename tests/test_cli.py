@@ -1,4 +1,4 @@
-"""The command, on a pipeline of the zoo's architecture that is too small to have learnt anything."""
+"""The command, on a pipeline too small to have learnt anything."""
 
 import subprocess
 import sys
@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from tiny_pipelines import PIXELS, make_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
 from fastsync.cli import app
 from fastsync.pictures import read_metadata
-from fastsync.zoo import models, scenes
 
 TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 
@@ -19,10 +19,7 @@ TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    tokenizer, size = models.make_tokenizer(scenes.vocabulary()), models.TINY
-    parts = models.make_text_encoder(tokenizer, size), models.make_vae(size), models.make_unet(size)
-    models.make_pipeline(tokenizer, *parts).save_pretrained(folder)
+    make_pipeline().save_pretrained(folder)
     return str(folder)
 
 
@@ -49,14 +46,14 @@ def assert_one_sentence(result, folder, *words, exit_code=1):
 
 @pytest.mark.parametrize("method", ["syncvc", "multidiffusion", "independent"])
 def test_wide_writes_a_picture_that_says_how_to_make_it_again(tiny, here, method):
-    arguments = ["--width", 72, "--overlap", 8, "--negative", "rain", "--guidance", 3]
+    arguments = ["--width", 50, "--overlap", 4, "--negative", "rain", "--guidance", 3]
     result = run("wide", "dunes at dawn", "--model", tiny, "--method", method, *arguments, *TINY_STEPS, "-o", "a.png")
     assert result.exit_code == 0, result.output
-    assert "a.png: 72x32 pixels" in result.stdout
+    assert "a.png: 50x16 pixels" in result.stdout
     assert [file.name for file in here.iterdir()] == ["a.png"]
     metadata = read_metadata("a.png")
     wanted = {
-        "prompt": "dunes at dawn", "negative_prompt": "rain", "width": 72, "height": 32, "overlap": 8, "seed": 3,
+        "prompt": "dunes at dawn", "negative_prompt": "rain", "width": 50, "height": PIXELS, "overlap": 4, "seed": 3,
         "method": method, "num_inference_steps": 2, "guidance_scale": 3, "model": tiny, "dtype": "float32",
     }  # fmt: skip
     assert {name: metadata[name] for name in wanted} == wanted
@@ -82,9 +79,9 @@ def test_a_seed_that_was_not_given_is_recorded(tiny, here):
     [
         (["--width", "-5"], ["width", "-5"]),
         (["--height", "0"], ["height", "0"]),
-        (["--width", "16"], ["width", "window"]),
+        (["--width", str(PIXELS - 2)], ["width", "window"]),
         (["--overlap", "-1"], ["overlap", "-1"]),
-        (["--overlap", "32"], ["overlap", "32"]),
+        (["--overlap", str(PIXELS)], ["overlap", "window"]),
         (["--steps", "0"], ["num_inference_steps"]),
         (["--guidance", "nan"], ["guidance_scale"]),
         (["--seed", "-1"], ["seed", "-1"]),

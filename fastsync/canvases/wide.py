@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import ops
-from ..errors import check_int, check_pair, shape_text
+from ..errors import check_int, check_pair, check_tensor, shape_text, shown
 from .base import Neighbours
 
 
@@ -46,7 +46,7 @@ class WideCanvas:
             step = check_int("stride", stride)
             self.stride = (step, step)
         if not isinstance(loop, bool):
-            raise TypeError(f"loop must be True or False, got {loop!r}.")
+            raise TypeError(f"loop must be True or False, got {shown(loop)}.")
         self.loop = loop
         for axis, side, cells, step in zip(("height", "width"), self.size, self.window, self.stride, strict=True):
             if side < cells:
@@ -63,7 +63,7 @@ class WideCanvas:
         xs = window_origins(self.size[1], self.window[1], self.stride[1], loop)
         self.origins = [(y, x) for y in ys for x in xs]
         self.num_views = len(self.origins)
-        self.view_shape = self.window
+        self.view_shape: tuple[int, ...] = self.window
         (height, width), (h, w) = self.size, self.window
         self._rows = [torch.arange(y, y + h) % height for y, _ in self.origins]
         self._columns = [torch.arange(x, x + w) % width for _, x in self.origins]
@@ -71,7 +71,7 @@ class WideCanvas:
     @property
     def coverage(self) -> torch.Tensor:
         """[1, 1, H, W], how many windows see each cell (float32)."""
-        return self.adjoint(torch.ones(self.num_views, 1, *self.window))
+        return self.adjoint(torch.ones(self.num_views, 1, *self.window, dtype=torch.float32))
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
         """Crop the canvas [1, C, H, W] into windows [N, C, h, w]."""
@@ -98,12 +98,17 @@ class WideCanvas:
         self._check_views(views)
         if weights is None:
             weights = views.new_ones(self.window)
-        if weights.ndim == 2:
+        if check_tensor("weights", weights).ndim == 2:
             weights = weights[None, None]
         if tuple(weights.shape) not in {(n, 1, *self.window) for n in (1, self.num_views)}:
             raise ValueError(
                 f"weights must be {shape_text(self.window)} or {shape_text((self.num_views, 1, *self.window))}, "
                 f"got {shape_text(weights.shape)}."
+            )
+        if previous is not None and check_tensor("previous", previous).shape != (1, views.shape[1], *self.size):
+            raise ValueError(
+                f"previous must be a canvas {shape_text((1, views.shape[1], *self.size))}, got "
+                f"{shape_text(previous.shape)}."
             )
         return ops.merge(views, weights, self._rows, self._columns, self.size, previous)
 
@@ -146,11 +151,11 @@ class _WindowNeighbours:
             owner[at], cell[at] = i, local
         self._window = canvas.window
         self._pieces = pieces
-        self.sources = [tuple(j for j, _, _ in p) for p in pieces]
+        self.sources: Sequence[tuple[int, ...]] = [tuple(j for j, _, _ in p) for p in pieces]
 
     def mask(self, view: int) -> torch.Tensor:
         """[1, h, w], 1 where earlier windows cover the view."""
-        mask = torch.zeros(self._window[0] * self._window[1])
+        mask = torch.zeros(self._window[0] * self._window[1], dtype=torch.float32)
         for _, _, here in self._pieces[view]:
             mask[here] = 1.0
         return mask.reshape(1, *self._window)

@@ -11,7 +11,7 @@ import torch
 from .. import ops
 from ..canvases.base import Canvas, Neighbours
 from ..diffusion import is_vanishing, stable_coupling
-from ..errors import check_choice, check_int, check_number
+from ..errors import check_choice, check_int, check_number, shown
 from ..ops.shapes import per_sample
 from ..run import Run
 from ..scheduling import Order, Work
@@ -77,11 +77,15 @@ class SyncVC(Method):
         self.inv_lambda = check_number("inv_lambda", inv_lambda, minimum=0.0)
         self.control_cost = check_number("control_cost", control_cost, minimum=0.0)
         self.kl_scheme = check_choice("kl_scheme", kl_scheme, ("none", "ddim"))
+        if not isinstance(rewards, (list, tuple, type(None))) or not all(callable(r) for r in rewards or ()):
+            raise TypeError(
+                f"rewards must be a list of functions reward(x0, earlier, i) -> scalar, got {shown(rewards)}."
+            )
         self.rewards = tuple(rewards or ())
-        if not all(callable(r) for r in self.rewards):
-            raise TypeError(f"rewards must be functions reward(x0, earlier, i) -> scalar, got {rewards!r}.")
         self.composite = check_choice("composite", composite, ("over", "merge"))
         self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
+        if not isinstance(view_order, (Sequence, type(None))):
+            raise TypeError(f"view_order must be a list of the views' indices, got {shown(view_order)}.")
         self._view_order = None if view_order is None else [check_int("view_order", i, minimum=0) for i in view_order]
 
     def view_order(self, canvas: Canvas) -> list[int]:
@@ -121,7 +125,8 @@ class SyncVC(Method):
             step_pull = ratio * eps_pull if self.inv_lambda > 0 else torch.zeros_like(ratio)
         else:
             step_pull = stable_coupling(self.inv_lambda, table.pull)
-            eps_pull = step_pull / ratio
+            # 0 / 0 where a step does not move (t = 0 with set_alpha_to_one=False).
+            eps_pull = torch.where(step_pull > 0, step_pull / ratio, torch.zeros_like(ratio))
         kl = torch.full_like(ratio, self.kl_weight)
         if self.kl_scheme == "ddim":
             kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
@@ -211,8 +216,10 @@ class SyncVC(Method):
             leaf = clean.detach().requires_grad_()
             earlier = [run.x0(j, step) for j in run.sources[view]]
             with torch.enable_grad():
-                total = torch.stack([reward(leaf, earlier, view).reshape(()) for reward in self.rewards]).sum()
-            gradients.append(torch.autograd.grad(total, leaf)[0])
+                values = [torch.as_tensor(reward(leaf, earlier, view)).reshape(()) for reward in self.rewards]
+            # A reward may be constant for some views, e.g. the first one when it compares with earlier ones.
+            values = [value for value in values if value.requires_grad]
+            gradients.append(torch.autograd.grad(values, leaf)[0] if values else torch.zeros_like(leaf))
         return torch.stack(gradients)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -84,6 +85,12 @@ class NetworkPrior:
             assert cond is not None
             both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, cond]))
             raw_uncond, raw = both.chunk(2)
+        if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:
+            warnings.warn(
+                "the network's output does not depend on x as far as autograd can see, so controls take it for a "
+                "constant: remove torch.no_grad, detach or inference_mode from the network if it is not.",
+                stacklevel=2,
+            )
         x0, eps = ops.cfg_tweedie(raw, raw_uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
         return Prediction(self.schedule.clip(x0), eps)
 

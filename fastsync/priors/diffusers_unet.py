@@ -9,8 +9,17 @@ from typing import Any
 import torch
 
 from ..diffusion import NoiseSchedule
-from ..errors import check_pair
+from ..errors import check_pair, shown
 from .base import NetworkPrior
+
+# Settings of a UNet that takes more than a noisy latent, a time and a text.
+_EXTRA_CONDITIONS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)
 
 
 class DiffusersPrior(NetworkPrior):
@@ -25,7 +34,8 @@ class DiffusersPrior(NetworkPrior):
     """
 
     def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None) -> None:
-        unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+        unet: Any = getattr(pipe, "unet", None)
+        vae: Any = getattr(pipe, "vae", None)
         if type(unet).__name__ == "OptimizedModule":
             unet = unet._orig_mod
         if type(unet).__name__ != "UNet2DConditionModel" or vae is None or getattr(pipe, "text_encoder", None) is None:
@@ -33,10 +43,12 @@ class DiffusersPrior(NetworkPrior):
                 f"{type(pipe).__name__} is not a Stable-Diffusion-class pipeline (UNet2DConditionModel, VAE and text "
                 "encoder): pass a StableDiffusionPipeline, or wrap your network with fastsync.FunctionPrior."
             )
-        if unet.config.addition_embed_type is not None or unet.config.class_embed_type is not None:
+        needs = [f"{key}={unet.config[key]!r}" for key in _EXTRA_CONDITIONS if unet.config.get(key) is not None]
+        if getattr(pipe, "controlnet", None) is not None:
+            needs.append("a ControlNet")
+        if needs:
             raise ValueError(
-                f"the UNet of {type(pipe).__name__} needs conditions beside the prompt (addition_embed_type="
-                f"{unet.config.addition_embed_type!r}, class_embed_type={unet.config.class_embed_type!r}), which is "
+                f"the UNet of {type(pipe).__name__} needs conditions beside the prompt ({', '.join(needs)}), which is "
                 "not supported yet: pass an SD 1.x or 2.x pipeline, or wrap the network with fastsync.FunctionPrior."
             )
         if unet.config.in_channels != vae.config.latent_channels:
@@ -47,14 +59,10 @@ class DiffusersPrior(NetworkPrior):
         self.pipe = pipe
         self.schedule = NoiseSchedule(pipe.scheduler)
         size = unet.config.sample_size
-        default = (size, size) if isinstance(size, int) else tuple(size)
+        if window is None and size is None:
+            raise ValueError("the UNet's config has no sample_size: pass window=(h, w) in latent cells.")
+        default = (size, size) if isinstance(size, int) else size
         self.window = check_pair("window", default if window is None else window)
-        factor = 2 ** (len(unet.config.block_out_channels) - 1)
-        if self.window[0] % factor or self.window[1] % factor:
-            raise ValueError(
-                f"window must be multiples of {factor} latent cells (the UNet halves them {factor.bit_length() - 1} "
-                f"times), got {self.window[0]}x{self.window[1]}: choose a size that divides."
-            )
 
     @property
     def view_shape(self) -> tuple[int, int, int]:
@@ -79,7 +87,7 @@ class DiffusersPrior(NetworkPrior):
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
         """The UNet at noisy latents x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
         if cond is None:
-            raise ValueError("a Stable Diffusion prior needs text embeddings: pass cond=prior.encode_prompt(prompt)[0].")
+            raise ValueError("cond is None, but the UNet needs text embeddings: pass prior.encode_prompt(prompt)[0].")
         return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype), return_dict=False)[0]
 
     def encode_prompt(
@@ -89,14 +97,12 @@ class DiffusersPrior(NetworkPrior):
 
         A single negative prompt serves all prompts; None means the empty one.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise TypeError(f"prompt must be a string or a list of strings, got {prompt!r}.")
-        negatives = negative_prompt if negative_prompt is None or isinstance(negative_prompt, str) else list(negative_prompt)
-        if isinstance(negatives, list) and len(negatives) != len(prompts):
+        prompts = _strings("prompt", prompt)
+        negatives = None if negative_prompt is None else _strings("negative_prompt", negative_prompt)
+        if negatives is not None and len(negatives) == 1:
+            negatives = negatives * len(prompts)
+        if negatives is not None and len(negatives) != len(prompts):
             raise ValueError(f"negative_prompt must be one or {len(prompts)} strings, got {len(negatives)}.")
-        if isinstance(negatives, str):
-            negatives = [negatives] * len(prompts)
         with torch.no_grad():
             cond, uncond = self.pipe.encode_prompt(prompts, self.device, 1, True, negatives)
         return cond, uncond
@@ -122,3 +128,10 @@ class DiffusersPrior(NetworkPrior):
         finally:
             for p in frozen:
                 p.requires_grad_(True)
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    strings = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    if not strings or not all(isinstance(s, str) for s in strings):
+        raise TypeError(f"{name} must be a string or a list of strings, got {shown(value)}.")
+    return strings

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..diffusion import NoiseSchedule
-from ..errors import check_int, shape_text
+from ..errors import check_int, shape_text, shown
 from .base import NetworkPrior
 
 EpsFunction = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
@@ -23,7 +23,8 @@ class FunctionPrior(NetworkPrior):
             ``sample``. With guidance it is called once with both halves in a batch, the unconditional half first.
         scheduler: a diffusers scheduler; see :class:`fastsync.diffusion.NoiseSchedule`.
         view_shape: (C, h, w).
-        device, dtype: where states live and what noise is drawn in when no latents are given.
+        device, dtype: where states live and what noise is drawn in when no latents are given. States are float32 or
+            float64; with a half-precision ``dtype`` they are handed to ``eps_fn`` in it.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class FunctionPrior(NetworkPrior):
         if not callable(eps_fn):
             raise TypeError(f"eps_fn must be callable as eps_fn(x, t, cond), got {type(eps_fn).__name__}.")
         if not isinstance(view_shape, (tuple, list)) or len(view_shape) != 3:
-            raise ValueError(f"view_shape must be (C, h, w), got {view_shape!r}: pass three whole numbers.")
+            raise ValueError(f"view_shape must be (C, h, w), got {shown(view_shape)}: pass three whole numbers.")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
         self.eps_fn = eps_fn
         self.schedule = NoiseSchedule(scheduler)
         c, h, w = (check_int(f"view_shape[{i}]", n) for i, n in enumerate(view_shape))
@@ -48,7 +51,7 @@ class FunctionPrior(NetworkPrior):
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
         """Raw output of ``eps_fn``, checked for its shape."""
-        raw = self.eps_fn(x, t, cond)
+        raw = self.eps_fn(x.to(self.dtype) if self.dtype.itemsize < 4 else x, t, cond)
         if not isinstance(raw, torch.Tensor) or raw.shape != x.shape:
             got = shape_text(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
             raise ValueError(f"eps_fn must return a tensor of x's shape {shape_text(x.shape)}, got {got}.")

@@ -19,13 +19,14 @@ class Size:
     """The widths of a latent text-to-image pipeline; the defaults are those of the shipped prior `scenes`."""
 
     pixels: int = 128
-    latent_channels: int = 8
+    latent_channels: int = 12
     vae_channels: tuple[int, ...] = (32, 64, 96, 96)
     unet_channels: tuple[int, ...] = (64, 96, 160)
     text_width: int = 128
     text_layers: int = 3
     tokens: int = 24
-    groups: int = 16
+    vae_groups: int = 2  # many would hide the overall colour: each group loses its mean
+    unet_groups: int = 8
 
     @property
     def factor(self) -> int:
@@ -39,7 +40,7 @@ class Size:
 
 
 TINY = Size(
-    pixels=32, latent_channels=4, vae_channels=(8, 8), unet_channels=(8, 16), text_width=16, text_layers=1, groups=4
+    pixels=32, latent_channels=4, vae_channels=(8, 8), unet_channels=(8, 16), text_width=16, text_layers=1, vae_groups=2, unet_groups=4
 )  # for tests: the same parts, too small to learn anything
 
 
@@ -100,7 +101,7 @@ def make_vae(size: Size) -> AutoencoderKL:
         block_out_channels=size.vae_channels,
         layers_per_block=1,
         latent_channels=size.latent_channels,
-        norm_num_groups=size.groups,
+        norm_num_groups=size.vae_groups,
         sample_size=size.pixels,
         mid_block_add_attention=False,
         scaling_factor=1.0,  # the encoder's last layer is rescaled after training, so that latents have unit variance
@@ -118,7 +119,7 @@ def make_unet(size: Size) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarse),
         up_block_types=(*("CrossAttnUpBlock2D",) * coarse, "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=size.groups,
+        norm_num_groups=size.unet_groups,
         attention_head_dim=4,  # diffusers reads this as the number of heads
         cross_attention_dim=size.text_width,
     )

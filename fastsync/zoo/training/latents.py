@@ -52,12 +52,15 @@ def encode_windows(run: Run, batch: int = 16) -> None:
 @torch.no_grad()
 def _encode(run: Run, vae: AutoencoderKL, pictures: Pictures, batch: int) -> NDArray[np.float32]:
     count, height, width, _ = pictures.images.shape
+    vae = vae.to(memory_format=torch.channels_last)  # here, without a backward, faster on CPUs too
     parts = []
     for first in tqdm(range(0, count, batch), desc="latents", unit="batch", disable=not run.progress, mininterval=5):
         rows = np.arange(first, min(first + batch, count))
         x = pictures.crops(rows, height, width, run.draws(4, first)) * 2.0 - 1.0
+        x = x.contiguous(memory_format=torch.channels_last)
         with run.autocast():
             parts.append(vae.encode(x).latent_dist.mean.float().cpu().numpy())
+    vae.to(memory_format=torch.contiguous_format)
     return np.concatenate(parts)
 
 

@@ -17,6 +17,9 @@ import torch
 from tqdm import tqdm
 
 from fastsync.zoo.models import Size
+from fastsync.zoo.training.muon import Muon
+
+SAVE_EVERY = 150.0  # seconds between checkpoints
 
 
 @dataclass
@@ -110,13 +113,12 @@ def fit(
     decay: float,
     warmup: int = 200,
     weight_decay: float = 0.01,
-    save_every: float = 150.0,
     betas: tuple[float, float] = (0.9, 0.99),
 ) -> Mapping[str, torch.nn.Module]:
     """Trains `modules` until the budget is spent; returns their averages.
 
     `loss(step, progress)` gives named losses, `"loss"` the one to descend; `progress` goes from 0 to 1. The file
-    `STAGE.pt` in the run's folder holds everything to go on from, written every `save_every` seconds and at the end;
+    `STAGE.pt` in the run's folder holds everything to go on from, written every `SAVE_EVERY` seconds and at the end;
     a stage that had ended returns its averages at once.
     """
     if run.steps is not None:
@@ -124,7 +126,7 @@ def fit(
     budget = None if run.minutes is None else 60.0 * run.minutes
     average = Average(modules, decay)
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=weight_decay, betas=betas, fused=True)
+    optimizer = Muon(parameters, lr=peak, weight_decay=weight_decay, betas=betas)
     path = run.work / f"{stage}.pt"
     step, spent = 0, 0.0
     if run.resume and path.is_file():
@@ -169,10 +171,10 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             average.update(modules, step)
-            if step % 10 == 0:
+            if step % 5 == 0:
                 for name, value in losses.items():
                     number = float(value.detach())
-                    smooth[name] = 0.9 * smooth.get(name, number) + 0.1 * number
+                    smooth[name] = 0.8 * smooth.get(name, number) + 0.2 * number
             step += 1
             now = time.monotonic()
             spent += now - started
@@ -180,7 +182,7 @@ def fit(
             if now - last_note > 20.0:
                 last_note = now
                 bar.set_postfix_str(f"step {step} lr {rate:.1e} " + " ".join(f"{k} {v:.4f}" for k, v in smooth.items()))
-            if now - last_save > save_every:
+            if now - last_save > SAVE_EVERY:
                 save()
                 last_save = time.monotonic()
     save()

@@ -43,12 +43,12 @@ def train_vae(run: Run) -> AutoencoderKL:
     def loss(step: int, progress: float) -> Mapping[str, torch.Tensor]:
         rng, generator = run.draws(2, step), run.noise(2, step, 1)
         kind = rng.random()
-        height, width, count, cut = pixels // 2, pixels // 2, batch, False
+        height, width, count, cut = pixels // 2, pixels // 2, max(batch // 2, 1), False
         if progress > 0.55:
             cut = bool(kind < 0.5)
             height, width, count = pixels, 2 * pixels, max(batch // (5 if cut else 8), 1)
         elif kind < 0.15:
-            height, width, count = pixels, pixels, max(batch // 4, 1)
+            height, width, count = pixels, pixels, max(batch // 8, 1)
         x = pictures.crops(rng.integers(len(pictures.scenes), size=count), height, width, rng) * 2.0 - 1.0
         with run.autocast():
             posterior = vae.encode(x).latent_dist
@@ -66,7 +66,7 @@ def train_vae(run: Run) -> AutoencoderKL:
         total = l1 + 0.5 * (y - x).square().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
         return {"loss": total, "l1": l1.detach(), "edges": edges.detach(), "kl": kl.detach()}
 
-    average = fit(run, "vae", {"vae": vae}, loss, peak=1e-3, steps=8000, decay=0.995, warmup=100)
+    average = fit(run, "vae", {"vae": vae}, loss, peak=2e-3, steps=12_000, decay=0.995, warmup=100)
     trained: AutoencoderKL = average["vae"]  # type: ignore[assignment]
     return trained
 

@@ -1,0 +1,166 @@
+"""`python -m fastsync.zoo.evaluate NAME`: does a generated window show what its prompt names?"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from fastsync import zoo
+from fastsync.zoo import scenes
+from fastsync.zoo.classifier import HEADS, SceneClassifier
+
+_SHEET_COLUMNS = 16
+
+
+def named_prompts(count: int, seed: int = 0) -> tuple[list[str], list[scenes.Scene]]:
+    """Captions that name place and time, all pairs of them equally often, with the scenes they describe."""
+    rng = np.random.default_rng([seed, 11])
+    texts, drawn = [], []
+    pairs = [(place, moment) for place in scenes.PLACES for moment in scenes.TIMES]
+    for k in range(count):
+        place, moment = pairs[k % len(pairs)]
+        scene = scenes.sample_scene(rng)
+        while (scene.place, scene.time) != (place, moment):
+            scene = scenes.sample_scene(rng)
+        text = scenes.caption(scene, rng)
+        while not names_time(text, moment):
+            text = scenes.caption(scene, rng)
+        texts.append(text)
+        drawn.append(scene)
+    return texts, drawn
+
+
+def names_time(text: str, moment: str) -> bool:
+    """Whether a caption of the grammar names that time of day."""
+    from fastsync.zoo.scenes.captions import TIME_WORDS
+
+    padded = f" {text} "
+    return any(f" {words} " in padded for group in TIME_WORDS[moment] for words in group)
+
+
+@torch.no_grad()
+def generate(
+    pipeline: Any, prompts: list[str], steps: int = 30, guidance: float = 3.0, seed: int = 0, batch: int = 16,
+    progress: bool = True,
+) -> NDArray[np.float32]:  # fmt: skip
+    """One window a prompt: float32 [len(prompts), H, W, 3] in [0, 1]; each has its own seed, so batches don't matter."""
+    pipeline.set_progress_bar_config(disable=True)
+    parts = []
+    for first in tqdm(range(0, len(prompts), batch), desc="windows", unit="batch", disable=not progress):
+        texts = prompts[first : first + batch]
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + k) for k in range(len(texts))]
+        parts.append(
+            pipeline(
+                texts, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
+            ).images
+        )
+    return np.concatenate(parts).astype(np.float32)
+
+
+def judge(classifier: SceneClassifier, images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Shares of windows whose place, time and weather the classifier finds as labelled, with the usual confusions.
+
+    `images` float [N, H, W, 3] in [0, 1]; `labels` int64 [N, 3] in the order of `HEADS`.
+    """
+    found = classifier.classify(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float())
+    report: dict[str, Any] = {}
+    for column, (name, classes) in enumerate(HEADS.items()):
+        guess, truth = found[name].numpy(), labels[:, column]
+        report[name] = float((guess == truth).mean())
+        wrong: dict[str, int] = {}
+        for right, seen in zip(truth[guess != truth], guess[guess != truth], strict=True):
+            key = f"{classes[right]} seen as {classes[seen]}"
+            wrong[key] = wrong.get(key, 0) + 1
+        report[f"{name}_confusions"] = dict(sorted(wrong.items(), key=lambda item: -item[1]))
+    return report
+
+
+def evaluate(
+    pipeline: Any,
+    classifier: SceneClassifier,
+    windows: int = 256,
+    steps: int = 30,
+    guidance: float = 3.0,
+    seed: int = 0,
+    real: int = 512,
+    progress: bool = True,
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """The report on `windows` generated and `real` held-out procedural windows, and the generated ones."""
+    from fastsync.zoo.training.data import held_out_windows
+
+    pixels, labels, _ = held_out_windows(real, seed)
+    prompts, drawn = named_prompts(windows, seed)
+    started = time.monotonic()
+    images = generate(pipeline, prompts, steps, guidance, seed, progress=progress)
+    seconds = time.monotonic() - started
+    report = {
+        "windows": windows,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "generated": judge(classifier, images, np.array([scenes.label(scene) for scene in drawn])),
+        "real": {"windows": real, **judge(classifier, pixels.astype(np.float32) / 255.0, labels)},
+    }
+    return report, images
+
+
+def sheet(images: NDArray[np.float32], columns: int = _SHEET_COLUMNS) -> Image.Image:
+    """A contact sheet of windows, float [N, H, W, 3] in [0, 1], row by row."""
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    canvas = np.zeros((rows * columns, height, width, 3), np.uint8)
+    canvas[:count] = np.clip(images * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    grid = canvas.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(grid.reshape(rows * height, columns * width, 3))
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="The prior to evaluate.")] = "scenes",
+    windows: Annotated[int, typer.Option(help="Generated windows.")] = 256,
+    real: Annotated[int, typer.Option(help="Held-out procedural windows.")] = 512,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 30,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    folder: Annotated[Path | None, typer.Option(help="Folder with NAME and NAME-classifier; default: the zoo.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Report (JSON); default: print.")] = None,
+    picture: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet (PNG).")] = None,
+) -> None:
+    """Generate windows from prompts that name place and time, and let the classifier judge them."""
+    from diffusers import StableDiffusionPipeline
+
+    for target in (output, picture):
+        if target is not None and not target.resolve().parent.is_dir():
+            raise typer.BadParameter(f"{target} cannot be written: there is no folder {target.resolve().parent}.")
+    source = zoo.path(name) if folder is None else str(folder / name)
+    pipeline = StableDiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    classifier = SceneClassifier.load(None if folder is None else folder / f"{name}-classifier")
+    report, images = evaluate(pipeline, classifier, windows, steps, guidance, seed, real)
+    text = json.dumps(report, indent=2)
+    if output is None:
+        print(text)
+    else:
+        _write(output, lambda path: path.write_text(text + "\n"))
+    if picture is not None:
+        _write(picture, sheet(images).save)
+
+
+def _write(path: Path, write: Any) -> None:
+    from fastsync.zoo.training.run import save_atomically
+
+    save_atomically(path, write)
+
+
+if __name__ == "__main__":
+    typer.run(main)

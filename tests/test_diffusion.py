@@ -1,0 +1,257 @@
+import copy
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    PNDMScheduler,
+)
+from exact_priors import ddim, flow, randn, relative
+
+from fastsync import ops
+from fastsync.diffusion import NoiseSchedule, is_vanishing, stable_coupling
+
+
+def our_step(schedule, table, k, raw, x, noise=None):
+    t = table.timesteps[k : k + 1].expand(len(x))
+    a, b = schedule.coefficients(t)
+    x0, eps = ops.cfg_tweedie(raw, None, x, a, b, 1.0, schedule.prediction_type)
+    at = slice(k, k + 1)
+    return ops.ddim_step(schedule.clip(x0), eps, table.a_next[at], table.direction[at], table.sigma[at], noise)
+
+
+CONFIGS = [
+    {"timestep_spacing": "leading", "steps_offset": 1},
+    {"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": False},
+    {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False, "beta_schedule": "linear"},
+    {"timestep_spacing": "trailing"},
+    {"timestep_spacing": "trailing", "set_alpha_to_one": False, "beta_schedule": "squaredcos_cap_v2"},
+    {"timestep_spacing": "linspace"},
+    {"timestep_spacing": "linspace", "set_alpha_to_one": False},
+    {"timestep_spacing": "leading", "clip_sample": True},
+    {"timestep_spacing": "leading", "clip_sample": True, "clip_sample_range": 0.3},
+    {"timestep_spacing": "trailing", "thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9},
+    {"timestep_spacing": "leading", "thresholding": True, "clip_sample": True},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: ",".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_step_is_that_of_ddim(config, prediction, eta, steps):
+    scheduler = ddim(prediction_type=prediction, **config)
+    schedule = NoiseSchedule(scheduler)
+    table = schedule.steps(steps, eta)
+    scheduler.set_timesteps(steps)
+    assert torch.equal(table.timesteps, scheduler.timesteps) and table.timesteps.dtype == torch.int64
+    exact = copy.deepcopy(scheduler)  # diffusers' own step, with its coefficients in double precision
+    exact.alphas_cumprod = exact.alphas_cumprod.double()
+    exact.final_alpha_cumprod = exact.final_alpha_cumprod.double()
+    for k, t in enumerate(scheduler.timesteps):
+        x, raw, noise = randn(3, 2, 3, 4, 5, seed=k) * torch.tensor([1.0, 1.3, 0.8]).reshape(3, 1, 1, 1, 1)
+        expected = scheduler.step(raw, t, x, eta=eta, variance_noise=noise if eta else None).prev_sample
+        in_double = exact.step(raw, t, x, eta=eta, variance_noise=noise if eta else None).prev_sample
+        got = our_step(schedule, table, k, raw, x, noise if eta else None)
+        assert got.dtype == torch.float64
+        assert relative(got, in_double) < 1e-12, f"step {k}"
+        if "beta_schedule" not in config:  # elsewhere diffusers' float32 coefficients themselves are off by up to 5e-5
+            assert relative(got, expected) < 1e-5, f"step {k}"
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_step_is_that_of_flow_matching(shift, stochastic, steps):
+    scheduler = flow(shift=shift, stochastic_sampling=stochastic)
+    schedule = NoiseSchedule(scheduler)
+    table = schedule.steps(steps)
+    scheduler.set_timesteps(steps)
+    assert torch.equal(table.timesteps, scheduler.timesteps)
+    for k, t in enumerate(scheduler.timesteps):
+        x, raw = randn(2, 2, 3, 4, 5, seed=k, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(k)
+        expected = scheduler.step(raw, t, x, generator=generator).prev_sample
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k)) if stochastic else None
+        got = our_step(schedule, table, k, raw, x, noise)
+        assert relative(got, expected) < 1e-5, f"step {k}"
+
+
+def test_flow_starts_without_signal_and_eta_is_real():
+    table = NoiseSchedule(flow(shift=3.0)).steps(10, eta=1.0)
+    assert float(table.a[0]) == 0 and float(table.b[0]) == 1 and is_vanishing(table.a)
+    assert float(table.a_next[-1]) == 1 and float(table.b_next[-1]) == 0
+    assert torch.isfinite(table.sigma).all() and (table.sigma >= 0).all() and (table.sigma <= table.b_next).all()
+    assert table.stochastic and not NoiseSchedule(flow()).steps(10).stochastic
+    assert torch.allclose(table.a + table.b, torch.ones(10, dtype=torch.float64))
+    # sigma = eta (b_s/b_t) sqrt(b_t^2 - (a_t/a_s)^2 b_s^2)
+    a, b, s = table.a[3], table.b[3], table.sigma[3]
+    a_s, b_s = table.a[4], table.b[4]
+    assert float(s) == pytest.approx(float(b_s / b * (b**2 - (a / a_s) ** 2 * b_s**2).sqrt()), rel=1e-6)
+
+
+SOURCES = [
+    PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+    EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    PNDMScheduler(),
+    EulerDiscreteScheduler(),
+    DPMSolverMultistepScheduler(),
+    HeunDiscreteScheduler(),
+    KDPM2DiscreteScheduler(),
+    DDPMScheduler(),
+]
+
+
+@pytest.mark.parametrize("scheduler", SOURCES, ids=lambda s: type(s).__name__)
+def test_other_schedulers_keep_their_coefficients(scheduler):
+    schedule = NoiseSchedule(scheduler)
+    t = torch.arange(1000)
+    a, b = schedule.coefficients(t)
+    assert torch.allclose(a, scheduler.alphas_cumprod.double().sqrt(), rtol=1e-7)
+    assert torch.allclose(a**2 + b**2, torch.ones(1000, dtype=torch.float64))
+    last = schedule.steps(10).a_next[-1]
+    expected = scheduler.alphas_cumprod[0].sqrt() if scheduler.config.get("set_alpha_to_one") is False else 1.0
+    assert float(last) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("scheduler", SOURCES, ids=lambda s: type(s).__name__)
+def test_other_schedulers_clip_only_if_told(scheduler):
+    x0 = 5 * randn(2, 3, 4, 4)
+    clipped = NoiseSchedule(scheduler).clip(x0)
+    if scheduler.config.get("clip_sample"):
+        assert torch.equal(clipped, x0.clamp(-1, 1))
+    else:
+        assert torch.equal(clipped, x0)
+
+
+def test_thresholding_keeps_float64():
+    scheduler = ddim(thresholding=True, sample_max_value=3.0, dynamic_thresholding_ratio=0.8)
+    x0 = 2 * randn(2, 3, 4, 4)
+    got, expected = NoiseSchedule(scheduler).clip(x0), scheduler._threshold_sample(x0)
+    assert relative(got, expected) < 1e-14
+    assert float(expected.abs().max()) < float(x0.abs().max())
+
+
+@pytest.mark.parametrize("scheduler", [ddim(), flow(shift=3.0), EulerDiscreteScheduler()])
+def test_the_users_scheduler_is_not_changed(scheduler):
+    before = copy.deepcopy(scheduler.__dict__)
+    schedule = NoiseSchedule(scheduler)
+    schedule.steps(7, 0.5)
+    schedule.coefficients(schedule.steps(5).timesteps)
+    assert scheduler.__dict__.keys() == before.keys()
+    for name, value in before.items():
+        now = scheduler.__dict__[name]
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(now, value), name
+        elif name != "_internal_dict":
+            assert (now == value) if not hasattr(value, "shape") else (now == value).all(), name
+    assert dict(scheduler.config) == dict(before["_internal_dict"])
+
+
+def test_a_flow_prediction_of_a_discrete_scheduler():
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    schedule = NoiseSchedule(scheduler)
+    assert schedule.kind == "flow" and schedule.prediction_type == "flow"
+    expected = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    expected.set_timesteps(10)
+    assert torch.allclose(schedule.steps(10).timesteps, expected.timesteps)
+
+
+class Unknown:
+    config = {}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: NoiseSchedule(Unknown()), "scheduler Unknown is not supported"),
+        (lambda: NoiseSchedule(None), "scheduler NoneType is not supported"),
+        (lambda: NoiseSchedule(ddim(prediction_type="score")), "prediction_type must be one of .* got 'score'"),
+        (lambda: NoiseSchedule(flow(use_dynamic_shifting=True)), "use_dynamic_shifting"),
+        (lambda: NoiseSchedule(flow(invert_sigmas=True)), "invert_sigmas"),
+        (lambda: NoiseSchedule(ddim()).steps(1001), "at most 1000"),
+        (lambda: NoiseSchedule(ddim()).steps(0), "at least 1"),
+        (lambda: NoiseSchedule(ddim()).steps(10, eta=1.5), "eta must be"),
+        (lambda: NoiseSchedule(ddim()).steps(10, eta=-0.1), "eta must be"),
+        (lambda: NoiseSchedule(ddim(steps_offset=1)).steps(1000), "steps_offset=1 start at time 1000"),
+    ],
+)
+def test_refusals_are_one_sentence(make, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [61, 103, 121])
+def test_trailing_times_never_fall_below_zero(steps):
+    # diffusers' own table has one entry too many here, -1, by rounding.
+    table = NoiseSchedule(ddim(timestep_spacing="trailing")).steps(steps)
+    assert len(table) == steps and int(table.timesteps.min()) >= 0
+
+
+# ---- coupling ---------------------------------------------------------------------------------------------------
+
+
+def published(table, inv_lambda):
+    return (table.a_next / table.a - table.direction / table.b) * inv_lambda * table.timesteps / table.timesteps[0]
+
+
+@pytest.mark.parametrize(
+    "scheduler", [ddim(timestep_spacing="trailing"), ddim(steps_offset=1), flow(), flow(shift=3.0)]
+)
+@pytest.mark.parametrize("inv_lambda", [0.0, 0.5, 5.0, 100.0])
+def test_stable_coupling_lies_between_0_and_1(scheduler, inv_lambda):
+    for steps in (1, 3, 10, 50):
+        g = stable_coupling(inv_lambda, NoiseSchedule(scheduler).steps(steps).pull)
+        assert torch.isfinite(g).all() and (g >= 0).all() and (g <= 1).all()
+        assert bool((g == 0).all()) == (inv_lambda == 0)
+
+
+def test_stable_coupling_pulls_the_same_at_any_number_of_steps():
+    schedule = NoiseSchedule(ddim(timestep_spacing="trailing"))  # its first time is 999 whatever T
+    left = [float((1 - stable_coupling(0.5, schedule.steps(n).pull)).prod()) for n in (5, 10, 20, 50, 100, 500)]
+    assert 0.05 < left[0] < 0.95
+    assert max(left) - min(left) < 1e-2 * left[0]
+    # The published rule does not: its total pull depends on T.
+    others = [float((1 - published(schedule.steps(n), 0.5)).prod()) for n in (5, 100)]
+    assert abs(others[0] - others[1]) > 5e-2
+
+
+def test_stable_coupling_on_flow_pulls_the_same_between_two_times():
+    # The first step goes from a = 0 (g = 1 there); compare what is left between two times common to all tables.
+    left = []
+    for n in (10, 20, 100):
+        # FlowMatchEuler's table ends at 1/1000: build tables whose times align, k/n.
+        schedule = NoiseSchedule(flow())
+        s = torch.linspace(1, 0, n + 1, dtype=torch.float64)
+        g = stable_coupling(0.7, schedule._pull(1000 * s[:-1], s[1:], 1000.0))
+        inside = (s[:-1] <= 0.9 + 1e-9) & (s[:-1] > 0.1 + 1e-9)
+        left.append(float((1 - g[inside]).prod()))
+    # exp(-0.7 int s ds / (s (1 - s))) from 0.1 to 0.9 = ((1 - 0.9) / (1 - 0.1))^0.7
+    assert left == pytest.approx([(0.1 / 0.9) ** 0.7] * 3, rel=1e-6)
+
+
+def test_stable_coupling_is_the_published_rule_for_small_steps():
+    table = NoiseSchedule(ddim(timestep_spacing="trailing")).steps(1000)
+    inside = (table.timesteps < 990) & (table.timesteps > 10)
+    g, rule = stable_coupling(0.05, table.pull)[inside], published(table, 0.05)[inside]
+    assert float(rule.max()) < 1e-2
+    assert torch.allclose(g, rule, rtol=3e-2)
+
+
+def test_flow_has_no_signal_to_divide_by_at_its_first_step():
+    table = NoiseSchedule(flow()).steps(10)
+    assert float(table.a[0]) == 0
+    g = stable_coupling(5.0, table.pull)
+    assert float(g[0]) == 1 and (g[1:] < 1).all()
+    assert is_vanishing(
+        NoiseSchedule(DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")).steps(5).a
+    )
+    assert not is_vanishing(NoiseSchedule(ddim()).steps(50).a)

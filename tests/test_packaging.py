@@ -1,0 +1,63 @@
+"""What an installation is made of, as its metadata and files tell."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import fastsync
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(fastsync.__file__).parent
+
+
+def requirements(extra=None):
+    marker = None if extra is None else f'extra == "{extra}"'
+    found = set()
+    for line in distribution("fastsync").requires:
+        requirement, _, condition = (part.strip() for part in line.partition(";"))
+        if condition == (marker or ""):
+            found.add(re.match(r"[\w-]+", requirement)[0])
+    return found
+
+
+def test_the_version_stands_in_one_place():
+    assert fastsync.__version__ == distribution("fastsync").version
+    sources = [ROOT / "pyproject.toml", ROOT / "setup.py", *PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+    assert len([file for file in sources if f'"{fastsync.__version__}"' in file.read_text()]) == 1
+
+
+def test_the_base_install_needs_only_what_it_must():
+    assert requirements() == {
+        "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "tqdm", "typer",
+    }  # fmt: skip
+
+
+def test_extras():
+    assert set(distribution("fastsync").metadata.get_all("Provides-Extra")) == {
+        "mesh", "metrics", "triton", "xformers", "dev",
+    }  # fmt: skip
+    assert requirements("mesh") == {"trimesh", "xatlas", "embreex"}
+    assert requirements("metrics") == {"torchmetrics", "torch-fidelity"}
+    assert requirements("triton") == {"triton"}
+    assert requirements("xformers") == {"xformers"}
+
+
+def test_licence_command_and_types():
+    metadata = distribution("fastsync").metadata
+    assert metadata["License-Expression"] == "Apache-2.0"
+    (command,) = distribution("fastsync").entry_points.select(group="console_scripts")
+    assert (command.name, command.load().__class__.__name__) == ("fastsync", "Typer")
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_kernels_are_found_from_any_folder(tmp_path):
+    code = "import fastsync.kernels as k; assert k.__name__ == 'fastsync.kernels'; print(k.__doc__.split()[0])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "Triton", done.stderr
+
+
+def test_tests_are_no_package():
+    # With an __init__.py, pytest would put the root first on the path, and fastsync.kernels would not be found.
+    assert list((ROOT / "tests").rglob("__init__.py")) == []

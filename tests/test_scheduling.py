@@ -1,0 +1,69 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsync import scheduling
+
+
+@st.composite
+def graphs(draw):
+    """A random DAG: a work order, and for each view some of the views that come before it."""
+    n = draw(st.integers(1, 8))
+    order = draw(st.permutations(range(n)))
+    sources = [()] * n
+    for position, view in enumerate(order):
+        if position:
+            sources[view] = tuple(draw(st.sets(st.sampled_from(order[:position]), max_size=3)))
+    return order, sources
+
+
+def longest_chain(view, sources):
+    return max((1 + longest_chain(j, sources) for j in sources[view]), default=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), st.integers(1, 6), st.sampled_from(scheduling.ORDERS), st.none() | st.integers(1, 4))
+def test_plan_respects_dependences_and_covers_everything_once(graph, steps, order, max_batch):
+    views, sources = graph
+    level = scheduling.levels(sources, views)
+    assert level == [longest_chain(i, sources) for i in range(len(views))]
+    done = set()
+    for batch in scheduling.plan(order, views, level, steps, max_batch):
+        assert 1 <= len(batch) <= (max_batch or len(views))
+        assert len(set(batch)) == len(batch)
+        for view, step in batch:
+            assert (view, step) not in done
+            # Everything it reads was finished by an EARLIER batch.
+            assert step == 0 or (view, step - 1) in done
+            assert all((j, step) in done for j in sources[view])
+        done.update(batch)
+    assert done == {(i, k) for i in views for k in range(steps)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs(), st.integers(1, 6))
+def test_number_of_batches(graph, steps):
+    views, sources = graph
+    level = scheduling.levels(sources, views)
+    depth = max(level) + 1
+
+    def count(order):
+        return len(list(scheduling.plan(order, views, level, steps)))
+
+    assert count("wavefront") == steps + depth - 1
+    assert count("batched") == steps * depth
+    assert count("sequential") == steps * len(views)
+
+
+def test_a_chain_of_three_views():
+    plan = list(scheduling.plan("wavefront", [0, 1, 2], [0, 1, 2], 2))
+    assert plan == [[(0, 0)], [(0, 1), (1, 0)], [(1, 1), (2, 0)], [(2, 1)]]
+    plan = list(scheduling.plan("sequential", [2, 0, 1], [1, 2, 0], 2))
+    assert plan == [[(2, 0)], [(0, 0)], [(1, 0)], [(2, 1)], [(0, 1)], [(1, 1)]]
+
+
+@pytest.mark.parametrize(("max_batch", "sizes"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (1, [1] * 5)])
+def test_max_batch_splits(max_batch, sizes):
+    plan = list(scheduling.plan("batched", range(5), [0] * 5, 1, max_batch))
+    assert [len(b) for b in plan] == sizes
+    assert [item for b in plan for item in b] == [(i, 0) for i in range(5)]

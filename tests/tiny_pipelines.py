@@ -1,0 +1,100 @@
+"""Tiny real Stable Diffusion pipelines, built in memory: random weights, milliseconds an evaluation."""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+CELLS = 8  # a window's side in latent cells
+SCALE = 2  # pixels a latent cell
+PIXELS = CELLS * SCALE
+TOKENS = 8
+WIDTH = 16  # of the text states
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """Every printable letter is a token, inside a word and at its end."""
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=TOKENS)
+
+
+def make_unet(**changes: Any) -> UNet2DConditionModel:
+    """Two levels, 8 and 16 channels, attention to the text on the coarse one."""
+    settings = {
+        "sample_size": CELLS,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": WIDTH,
+    }
+    return UNet2DConditionModel(**{**settings, **changes})
+
+
+def make_scheduler(**changes: Any) -> DDIMScheduler:
+    """The schedule of Stable Diffusion 1.x."""
+    settings = {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**{**settings, **changes})
+
+
+def make_pipeline(
+    *, scheduler: Any = None, unet: Any = None, seed: int = 0, dtype: torch.dtype = torch.float32, **parts: Any
+) -> StableDiffusionPipeline:
+    """A pipeline whose weights depend on ``seed`` alone; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = make_tokenizer()
+        text = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=PIXELS,
+            mid_block_add_attention=False,
+            scaling_factor=0.5,
+        )
+        components = {
+            "vae": vae,
+            "text_encoder": CLIPTextModel(text).eval(),
+            "tokenizer": tokenizer,
+            "unet": make_unet() if unet is None else unet,
+            "scheduler": make_scheduler() if scheduler is None else scheduler,
+            "safety_checker": None,
+            "feature_extractor": None,
+        }
+        with torch.no_grad():
+            # Fresh text states are nearly alike: make prompts matter, so that tests of conditions can fail.
+            components["text_encoder"].get_input_embeddings().weight.mul_(20.0)
+        pipe = StableDiffusionPipeline(**{**components, **parts}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.unet, pipe.vae):
+        part.eval()
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
