@@ -1,5 +1,6 @@
 """The command `fastsync`."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -123,6 +124,8 @@ def _load(model: str, device: str | None, dtype: str | None) -> SyncPipeline:
             raise ValueError(
                 f"device must be one that PyTorch can use here, got {device!r}: `fastsync doctor` lists them."
             ) from error
+    # Loading a pipeline makes transformers advise on packages that it would like to have; errors still show.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     placed: dict[str, Any] = {"device": device, "dtype": None if dtype is None else getattr(torch, dtype)}
     try:
         zoo.path(model)

@@ -188,7 +188,8 @@ class NoiseSchedule:
             if int(times.max()) >= self.num_train_timesteps:
                 raise ValueError(
                     f"{steps} steps with steps_offset={scheduler.config.steps_offset} start at time "
-                    f"{int(times.max())}, but the last is {self.num_train_timesteps - 1}: take fewer steps or steps_offset=0."
+                    f"{int(times.max())}, but the last is {self.num_train_timesteps - 1}: take fewer steps or "
+                    "steps_offset=0."
                 )
         a, b = self.coefficients(times)
         if self.kind == "flow":

@@ -143,10 +143,16 @@ class SyncVC(Method):
             work=work,
             x=x,
             target_x=torch.stack(
-                [plan.neighbours.target(i, lambda j, k=k: run.x(j, k), like) for (i, k), like in zip(work, x, strict=True)]
+                [
+                    plan.neighbours.target(i, lambda j, k=k: run.x(j, k), like)
+                    for (i, k), like in zip(work, x, strict=True)
+                ]
             ),
             target_x0=torch.stack(
-                [plan.neighbours.target(i, lambda j, k=k: run.x0(j, k), like) for (i, k), like in zip(work, x, strict=True)]
+                [
+                    plan.neighbours.target(i, lambda j, k=k: run.x0(j, k), like)
+                    for (i, k), like in zip(work, x, strict=True)
+                ]
             ),
             mask=plan.masks[views],
             eps_pull=plan.eps_pull[steps],

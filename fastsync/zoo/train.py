@@ -19,6 +19,7 @@ class Stage(str, Enum):
     classifier = "classifier"
     vae = "vae"
     latents = "latents"
+    decoder = "decoder"
     unet = "unet"
     export = "export"
     all = "all"
@@ -38,6 +39,8 @@ def train(run: Run, stage: Stage, pictures: int = 12_000, target: Path | None = 
             vae.train_vae(run)
         elif one is Stage.latents:
             latents.encode_windows(run)
+        elif one is Stage.decoder:
+            vae.polish_decoder(run)
         elif one is Stage.unet:
             denoiser.train_denoiser(run)
         else:

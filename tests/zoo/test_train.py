@@ -51,7 +51,7 @@ def test_latents_are_normalised_and_belong_to_the_exported_autoencoder(trained):
     assert min(np.abs(plain - latents[0]).mean(), np.abs(mirrored - latents[0]).mean()) < 0.05
 
 
-@pytest.mark.parametrize("stage", [Stage.vae, Stage.classifier, Stage.unet])
+@pytest.mark.parametrize("stage", [Stage.vae, Stage.classifier, Stage.decoder, Stage.unet])
 def test_a_resumed_stage_ends_like_an_uninterrupted_one(trained, tmp_path, stage):
     run, _ = trained
     whole, halves = (replace(run, work=tmp_path / name) for name in ("whole", "halves"))

@@ -50,4 +50,4 @@ def train_denoiser(run: Run) -> Mapping[str, nn.Module]:
         return {"loss": error}
 
     modules = {"unet": unet, "text_encoder": text_encoder}
-    return fit(run, "unet", modules, loss, peak=6e-4, steps=12_000, decay=0.9992, warmup=300)
+    return fit(run, "unet", modules, loss, peak=1.2e-3, steps=12_000, decay=0.998, warmup=150)

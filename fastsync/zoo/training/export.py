@@ -50,6 +50,9 @@ def _save_pipeline(run: Run, folder: Path) -> None:
     unet.load_state_dict(average["unet"])
     text_encoder.load_state_dict(average["text_encoder"])
     vae.load_state_dict(torch.load(run.work / "latents.pt", map_location="cpu", weights_only=True))
+    if (run.work / "decoder.pt").is_file():
+        for name, weights in _read(run, "decoder")["average"].items():
+            getattr(vae, name).load_state_dict(weights)
     make_pipeline(tokenizer, text_encoder, vae.half(), unet.half()).save_pretrained(folder)
     # Older releases of transformers read the tokenizer from these two.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))

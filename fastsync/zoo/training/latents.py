@@ -22,7 +22,7 @@ CAPTIONS = 12  # of each picture
 STRAY = 0.1  # captions with a stray word or comma: what the grammar does not know must not derail a prompt
 
 
-def encode_windows(run: Run, batch: int = 16) -> None:
+def encode_windows(run: Run, batch: int = 4) -> None:
     """Encodes every picture once, half of them mirrored; the denoiser cuts its windows from these wide latents.
 
     Writes `latents.npy` (float16 [pictures, latent_channels, cells, wide cells], mean 0 and standard deviation 1 in

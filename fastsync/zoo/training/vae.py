@@ -28,6 +28,13 @@ def edge_loss(a: torch.Tensor, b: torch.Tensor, scales: int = 3) -> torch.Tensor
     return total / scales
 
 
+def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Named scalar losses of pictures `y` that should be `x`, both float [B, 3, H, W] in [-1, 1]."""
+    l1, edges = l1_loss(y, x), edge_loss(y, x)
+    total = l1 + 0.5 * (y - x).square().mean() + EDGE_WEIGHT * edges
+    return {"loss": total, "l1": l1.detach(), "edges": edges.detach()}
+
+
 def train_vae(run: Run) -> AutoencoderKL:
     """Trains the autoencoder on crops of changing shapes: small ones early, windows and wider ones later.
 
@@ -60,14 +67,47 @@ def train_vae(run: Run) -> AutoencoderKL:
             z, x = z[..., left : left + cells], x[..., left * factor : left * factor + pixels]
         with run.autocast():
             y = vae.decode(z).sample
-        y = y.float()
+        losses = reconstruction_loss(y.float(), x)
         kl = 0.5 * (mean**2 + std**2 - 1.0 - logvar).mean()
-        l1, edges = l1_loss(y, x), edge_loss(y, x)
-        total = l1 + 0.5 * (y - x).square().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
-        return {"loss": total, "l1": l1.detach(), "edges": edges.detach(), "kl": kl.detach()}
+        return {**losses, "loss": losses["loss"] + KL_WEIGHT * kl, "kl": kl.detach()}
 
     average = fit(run, "vae", {"vae": vae}, loss, peak=2e-3, steps=12_000, decay=0.995, warmup=100)
     trained: AutoencoderKL = average["vae"]  # type: ignore[assignment]
+    return trained
+
+
+def polish_decoder(run: Run) -> AutoencoderKL:
+    """Goes on with the decoder alone, while the latents stay what the denoiser knows; needs the latents stage.
+
+    The checkpoint `decoder.pt` holds the averages that the export takes.
+    """
+    pictures = Pictures(run)
+    vae = run.place(make_vae(run.size))
+    vae.load_state_dict(torch.load(run.work / "latents.pt", map_location=run.device, weights_only=True))
+    vae.requires_grad_(False)
+    modules = {"post_quant_conv": vae.post_quant_conv.requires_grad_(True), "decoder": vae.decoder.requires_grad_(True)}
+    pixels, cells, factor = run.size.pixels, run.size.cells, run.size.factor
+    batch = run.batch or (4 if run.device.type == "cpu" else 32)
+
+    def loss(step: int, progress: float) -> Mapping[str, torch.Tensor]:
+        rng, generator = run.draws(6, step), run.noise(6, step, 1)
+        cut = bool(rng.random() < 0.6)
+        rows = rng.integers(len(pictures.scenes), size=batch if cut else max(batch // 2, 1))
+        x = pictures.crops(rows, pixels, 2 * pixels, rng) * 2.0 - 1.0
+        with torch.no_grad(), run.autocast():
+            z = vae.encode(x).latent_dist.mean.float()
+        z = z + LATENT_NOISE * torch.randn(z.shape, generator=generator, device=run.device)
+        if cut:
+            left = int(rng.integers(cells + 1))
+            z, x = z[..., left : left + cells], x[..., left * factor : left * factor + pixels]
+        with run.autocast():
+            y = vae.decode(z).sample
+        return reconstruction_loss(y.float(), x)
+
+    average = fit(run, "decoder", modules, loss, peak=1e-3, steps=4000, decay=0.995, warmup=50)
+    for name, module in average.items():
+        getattr(vae, name).load_state_dict(module.state_dict())
+    trained: AutoencoderKL = vae
     return trained
 
 
