@@ -12,7 +12,7 @@ import typer
 
 from . import doctor as health
 from . import zoo
-from .errors import check_choice
+from .errors import check_choice, check_device
 from .pictures import check_picture_path, save_picture
 from .pipeline import METHODS, SyncPipeline
 
@@ -118,12 +118,7 @@ def _load(model: str, device: str | None, dtype: str | None) -> SyncPipeline:
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
     if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device must be one that PyTorch can use here, got {device!r}: `fastsync doctor` lists them."
-            ) from error
+        check_device("device", device)
     # Loading a pipeline makes transformers advise on packages that it would like to have; errors still show.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     placed: dict[str, Any] = {"device": device, "dtype": None if dtype is None else getattr(torch, dtype)}

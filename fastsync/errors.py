@@ -25,27 +25,25 @@ def check_int(name: str, value: Any, *, minimum: int = 1) -> int:
     return int(value)
 
 
-def check_number(
-    name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
-) -> float:
-    """Return ``value`` as a finite float with ``above < value`` and ``minimum <= value <= maximum``."""
+def check_number(name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return ``value`` as a finite float with ``minimum <= value <= maximum``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {shown(value)}: pass a float.")
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}: pass an ordinary number.")
-    if value < minimum or value <= above or value > maximum:
-        low = f"above {above:g}" if above > -math.inf else f"at least {minimum:g}" if minimum > -math.inf else ""
+    if value < minimum or value > maximum:
+        low = f"at least {minimum:g}" if minimum > -math.inf else ""
         high = f"at most {maximum:g}" if maximum < math.inf else ""
         raise ValueError(f"{name} must be {' and '.join(s for s in (low, high) if s)}, got {value:g}.")
     return value
 
 
-def check_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
-    """Return ``value`` as a pair (height, width) of ints, each at least ``minimum``."""
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Return ``value`` as a pair (height, width) of ints, each at least 1."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise TypeError(f"{name} must be a pair (height, width), got {shown(value)}: pass two whole numbers.")
-    return check_int(f"{name}[0]", value[0], minimum=minimum), check_int(f"{name}[1]", value[1], minimum=minimum)
+    return check_int(f"{name}[0]", value[0]), check_int(f"{name}[1]", value[1])
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -54,6 +52,21 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     if not isinstance(value, (str, type(None))) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}.")
     return value
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """Return ``value`` as a device that PyTorch can compute on here; ValueError otherwise."""
+    try:
+        device = torch.device(value)
+        # A well-formed name is not enough: "cuda:9" may not be there, and "meta" holds no numbers.
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        no_gpu = str(value).startswith("cuda") and not torch.cuda.is_available()
+        raise ValueError(
+            f"{name} must be one that PyTorch can compute on here, got {shown(value)}"
+            f"{' but torch finds no CUDA GPU' if no_gpu else ''}: use 'cpu', or what `fastsync doctor` lists."
+        ) from error
+    return device
 
 
 def check_tensor(name: str, value: Any, *, floating: bool = True) -> torch.Tensor:

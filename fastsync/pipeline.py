@@ -13,7 +13,7 @@ import torch
 
 from . import zoo
 from .canvases import WideCanvas
-from .errors import check_choice, check_int, check_number, shown
+from .errors import check_choice, check_device, check_int, check_number, shown
 from .methods import Independent, Method, MultiDiffusion, SyncVC
 from .priors import DiffusersPrior
 from .run import Stats
@@ -101,12 +101,7 @@ class SyncPipeline:
         model = os.fspath(name_or_path)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"device must be 'cpu' or 'cuda' (or 'cuda:0', ...), got {shown(device)}.") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {str(device)!r} was asked for but torch finds no CUDA GPU: use device='cpu'.")
+        device = check_device("device", device)
         if dtype is None:
             dtype = torch.float16 if device.type == "cuda" else torch.float32
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:

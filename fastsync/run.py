@@ -83,6 +83,7 @@ class Run:
         self._noise: dict[int, torch.Tensor] = {}
         self._noise_readers: dict[int, int] = {}
         self._drawn = 0
+        self._stochastic = self.table.stochastic
         self._started = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -174,12 +175,6 @@ class Run:
             if not self._noise_readers[k]:
                 del self._noise[k], self._noise_readers[k]
         return noise
-
-    @property
-    def _stochastic(self) -> bool:
-        if not hasattr(self, "_is_stochastic"):
-            self._is_stochastic = self.table.stochastic
-        return self._is_stochastic
 
     def predict(self, x: torch.Tensor, work: Work) -> Prediction:
         """The prior's estimates at x [B, C, h, w] for the batch's views and times; every row is counted."""

@@ -96,7 +96,6 @@ def sample(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable as callback(step, t, state), got {shown(callback)}.")
     dtype = _state_dtype(prior, cond, latents)
-    channels = prior.view_shape[0]
     _check_view_shape(prior, canvas)
     cond, uncond, guidance_scale = _check_conditions(prior, canvas, cond, uncond, guidance_scale)
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -132,7 +131,7 @@ def sample(
         keep_steps=callback is not None,
     )
     run.prepared = method.begin(run)
-    run.start(_initial_views(run, canvas, channels, latents))
+    run.start(_initial_views(run, latents))
 
     done = [0] * run.steps
     level = scheduling.levels(sources, view_order)
@@ -163,7 +162,9 @@ def sample(
 def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: str) -> None:
     answer = callback(step, t, {"latents": run.after(step)})
     run.forget(step)
-    if answer is None or "latents" not in answer:
+    if isinstance(answer, torch.Tensor):
+        raise TypeError("the callback returned a tensor: return {'latents': tensor} to replace the views, or None.")
+    if not isinstance(answer, Mapping) or "latents" not in answer:
         return
     if order == "wavefront":
         raise ValueError(
@@ -230,10 +231,10 @@ def _recordable(x: torch.Tensor) -> torch.Tensor:
         return x.clone() if x.is_inference() else x
 
 
-def _initial_views(run: Run, canvas: Canvas, channels: int, latents: torch.Tensor | None) -> torch.Tensor:
-    canvas_shape = (1, channels, *canvas.size)
-    h, w = canvas.view_shape[-2:]
-    views_shape = (canvas.num_views, channels, h, w)
+def _initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
+    canvas = run.canvas
+    canvas_shape = (1, run.prior.view_shape[0], *canvas.size)
+    views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
         return canvas.project(run.draw(canvas_shape))
     latents = latents.detach().to(run.device, run.dtype)
@@ -245,5 +246,3 @@ def _initial_views(run: Run, canvas: Canvas, channels: int, latents: torch.Tenso
         f"latents must be of canvas shape {shape_text(canvas_shape)} or of view shape {shape_text(views_shape)}, got "
         f"{shape_text(latents.shape)}."
     )
-
-

@@ -85,6 +85,13 @@ CASES = {
     "view_shape float": (lambda: prior(view_shape=(2, 4.0, 4)), ["view_shape[1]", "4.0", "whole number"]),
     "dtype a name": (lambda: prior(dtype="float32"), ["dtype", "'float32'", "torch.float32"]),
     "dtype an integer's": (lambda: prior(dtype=torch.int64), ["dtype", "torch.int64", "floating-point"]),
+    "device unknown": (lambda: prior(device="abacus"), ["device", "'abacus'", "'cpu'"]),
+    "device without numbers": (lambda: prior(device="meta"), ["device", "'meta'", "'cpu'"]),
+    "device None": (lambda: prior(device=None), ["device", "None", "'cpu'"]),
+    "uncond alone": (
+        lambda: prior().predict(ones(3, 2, *WINDOW), torch.tensor([5]), None, ones(3, 5), 2.0),
+        ["uncond", "without cond"],
+    ),
     # method
     "unknown weights": (lambda: fs.MultiDiffusion(weights="round"), ["weights", "'round'", "'uniform'", "'gaussian'"]),
     "weights a tensor": (lambda: fs.MultiDiffusion(weights=ones(4, 4)), ["weights", "tensor(", "'uniform'"]),
@@ -189,6 +196,7 @@ def test_numbers_of_numpy_are_numbers():
         ({"latents": torch.zeros(1, 2, 4, 4)}, ["[3, 2, 4, 4]", "[1, 2, 4, 4]"]),
         ({"latents": torch.full((3, 2, 4, 4), NAN)}, ["NaN"]),
         ({"latents": [1]}, ["list", "torch.Tensor"]),
+        (torch.zeros(3, 2, 4, 4), ["tensor", "{'latents': tensor}"]),
     ],
 )
 def test_what_a_callback_returns_is_checked(answer, words):

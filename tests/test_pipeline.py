@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import fastsync as fs
+from fastsync import zoo
 
 P, F = tiny.PIXELS, tiny.SCALE
 
@@ -52,6 +53,17 @@ def test_one_window_is_the_pipelines_own_picture(prediction, eta, guidance):
         np.testing.assert_allclose(out.images, expected, atol=1e-5)
     other = wide(sync, width=P, seed=6, **settings)
     assert np.abs(other.images - expected).max() > 0.05
+
+
+@pytest.mark.skipif("scenes" not in zoo.names(), reason="the weights of `scenes` are not there yet")
+def test_one_window_of_the_embedded_prior_is_its_pipelines_own_picture():
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(zoo.path("scenes"))
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    expected = pipe("dunes", generator=torch.Generator().manual_seed(5), output_type="np", **settings).images
+    for method in ("multidiffusion", "syncvc"):
+        generator = torch.Generator().manual_seed(5)
+        out = wide(fs.SyncPipeline(pipe), "dunes", width=128, method=method, seed=None, generator=generator, **settings)
+        np.testing.assert_allclose(out.images, expected, atol=1e-5)
 
 
 def test_guidance_negative_prompt_and_eta_matter(sync):

@@ -274,6 +274,15 @@ def test_callback_may_replace_the_latents(name):
     assert torch.equal(last.views, new)
 
 
+def test_what_else_a_callback_returns_does_not_matter():
+    (cond, _), canvas, seen = conditions(), make_canvas(), []
+    common = {"cond": cond, "num_inference_steps": 2, "generator": seeded()}
+    for answer in (True, 3, ("latents", None), {"more": 1}):
+        common["callback"] = lambda k, t, s, a=answer: seen.append(k) or a
+        fs.sample(make_prior(), canvas, fs.Independent(), **common)
+    assert seen == [0, 1] * 4
+
+
 def test_callback_mistakes_are_told():
     (cond, _), canvas = conditions(), make_canvas()
     common = {"cond": cond, "num_inference_steps": 3}

@@ -77,12 +77,18 @@ class NetworkPrior:
         uncond: torch.Tensor | None,
         guidance_scale: float,
     ) -> Prediction:
-        """Guided estimates at x [B, C, h, w], t [B]; with ``uncond`` both halves run in one batch of 2 B rows."""
+        """Guided estimates at x [B, C, h, w], t [B]; with ``uncond`` both halves run in one batch of 2 B rows.
+
+        A single time or condition serves all views.
+        """
+        t = t.expand(len(x))
+        cond, uncond = (c if c is None else c.expand(len(x), *c.shape[1:]) for c in (cond, uncond))
         a, b = self.schedule.coefficients(t)
         if uncond is None:
             raw, raw_uncond = self.network(x, t, cond), None
+        elif cond is None:
+            raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
         else:
-            assert cond is not None
             both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, cond]))
             raw_uncond, raw = both.chunk(2)
         if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..diffusion import NoiseSchedule
-from ..errors import check_int, shape_text, shown
+from ..errors import check_device, check_int, shape_text, shown
 from .base import NetworkPrior
 
 EpsFunction = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
@@ -46,7 +46,7 @@ class FunctionPrior(NetworkPrior):
         self.schedule = NoiseSchedule(scheduler)
         c, h, w = (check_int(f"view_shape[{i}]", n) for i, n in enumerate(view_shape))
         self.view_shape = (c, h, w)
-        self.device = torch.device(device)
+        self.device = check_device("device", device)
         self.dtype = dtype
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:

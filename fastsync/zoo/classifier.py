@@ -23,7 +23,7 @@ class SceneClassifier(nn.Module):
     Trained on procedural windows only, never on generated ones; its features serve perceptual measures.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (32, 48, 80, 128)) -> None:
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96)) -> None:
         super().__init__()
         self.channels = tuple(channels)
         self.blocks = nn.ModuleList()
@@ -32,14 +32,14 @@ class SceneClassifier(nn.Module):
             first = nn.Conv2d(before, width, 5 if level == 0 else 3, stride=2, padding=2 if level == 0 else 1)
             second = nn.Conv2d(width, width, 3, padding=1)
             self.blocks.append(
-                nn.Sequential(first, nn.GroupNorm(8, width), nn.SiLU(), second, nn.GroupNorm(8, width), nn.SiLU())
+                nn.Sequential(first, nn.GroupNorm(2, width), nn.SiLU(), second, nn.GroupNorm(2, width), nn.SiLU())
             )
             before = width
         # Bands, not one mean: sky above and ground below are different evidence.
         self.heads = nn.ModuleDict({name: nn.Linear(4 * before, len(classes)) for name, classes in HEADS.items()})
 
     def features(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps, fine to coarse: float [B, C, H / 2^k, W / 2^k] for k = 1, 2, ...; differentiable in `pixels`."""
+        """Feature maps, fine to coarse, differentiable: float [B, C, H / 2^k, W / 2^k] for k = 1, 2, ..."""
         x = pixels * 2.0 - 1.0
         maps = []
         for block in self.blocks:

@@ -52,7 +52,7 @@ def generate(
     pipeline: Any, prompts: list[str], steps: int = 30, guidance: float = 3.0, seed: int = 0, batch: int = 16,
     progress: bool = True,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """One window a prompt: float32 [len(prompts), H, W, 3] in [0, 1]; each has its own seed, so batches don't matter."""
+    """One window a prompt, each with a seed of its own: float32 [len(prompts), H, W, 3] in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     for first in tqdm(range(0, len(prompts), batch), desc="windows", unit="batch", disable=not progress):

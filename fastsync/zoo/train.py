@@ -58,7 +58,6 @@ def main(
     work: Annotated[Path | None, typer.Option(help="Folder of data and checkpoints.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from what the folder holds.")] = True,
-    compile: Annotated[bool, typer.Option(help="torch.compile the denoiser (minutes at first, then faster).")] = False,
     target: Annotated[Path | None, typer.Option(help="Folder the export fills; default: the package's own.")] = None,
 ) -> None:
     """Train an embedded prior, stage by stage, resumable after any interruption."""
@@ -70,8 +69,13 @@ def main(
         raise typer.BadParameter("--minutes and --steps exclude each other; pass one of them.")
     run = Run(
         work=work or Path.home() / ".cache" / "fastsync" / "train" / name,
-        device=torch.device(device), seed=seed, steps=steps, minutes=minutes, batch=batch, resume=resume, compile=compile,
-    )  # fmt: skip
+        device=torch.device(device),
+        seed=seed,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        resume=resume,
+    )
     train(run, stage, pictures, target)
 
 

@@ -54,6 +54,17 @@ def test_guidance_runs_both_halves_in_one_batch_unconditional_first():
     torch.testing.assert_close(rebuilt.float(), x, rtol=1e-5, atol=1e-5)
 
 
+def test_one_time_and_one_condition_serve_all_views():
+    f = Recorder(lambda x, t, c: c.reshape(-1, 1, 1, 1) * x)
+    prior = fs.FunctionPrior(f, ddim(), SHAPE)
+    x, cond, uncond = torch.randn(3, *SHAPE), torch.tensor([2.0]), torch.tensor([-1.0])
+    expected = prior.predict(x, torch.tensor([7, 7, 7]), cond.expand(3), uncond.expand(3), 2.5)
+    for t in (torch.tensor(7), torch.tensor([7])):
+        got = prior.predict(x, t, cond, uncond, 2.5)
+        assert torch.equal(got.x0, expected.x0) and torch.equal(got.eps, expected.eps)
+    assert all(torch.equal(t, f.calls[0][1]) and torch.equal(c, f.calls[0][2]) for _, t, c in f.calls)
+
+
 def test_without_guidance_the_function_sees_only_the_condition():
     f = Recorder()
     run(fs.FunctionPrior(f, ddim(), SHAPE), cond=torch.tensor([[5.0], [6.0]]))

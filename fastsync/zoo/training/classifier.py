@@ -20,7 +20,7 @@ def train_classifier(run: Run) -> SceneClassifier:
     labels = run.to_device(pictures.labels)
     run.seed_everything(3)
     model = run.place(SceneClassifier())
-    batch = run.batch or (48 if run.device.type == "cpu" else 128)
+    batch = run.batch or (32 if run.device.type == "cpu" else 128)
 
     def loss(step: int, progress: float) -> Mapping[str, torch.Tensor]:
         rng = run.draws(3, step)
@@ -30,13 +30,14 @@ def train_classifier(run: Run) -> SceneClassifier:
             logits = model(x)
         target = labels[run.to_device(rows)]
         losses = {
-            name: cross_entropy(logits[name].float(), target[:, k], label_smoothing=0.02) for k, name in enumerate(HEADS)
+            name: cross_entropy(logits[name].float(), target[:, k], label_smoothing=0.02)
+            for k, name in enumerate(HEADS)
         }
         total = losses["place"] + losses["time"] + WEATHER_WEIGHT * losses["weather"]
         right = (logits["place"].argmax(1) == target[:, 0]).float().mean()
         return {"loss": total, "right": right, **{name: value.detach() for name, value in losses.items()}}
 
-    average = fit(run, "classifier", {"model": model}, loss, peak=2e-3, steps=1500, decay=0.99, warmup=100)
+    average = fit(run, "classifier", {"model": model}, loss, peak=3e-3, steps=1500, decay=0.99, warmup=100)
     trained: SceneClassifier = average["model"]  # type: ignore[assignment]
     return trained
 

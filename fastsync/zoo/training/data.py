@@ -56,7 +56,7 @@ def paint(run: Run, count: int = 12_000, workers: int = 2) -> None:
 
     save_atomically(run.work / "scenes.bin", write)
     index = {"width": width, "height": height, "scenes": [asdict(scene) for scene in drawn]}
-    save_atomically(run.work / "scenes.json", lambda path: path.write_text(json.dumps(index)) and None)
+    save_atomically(run.work / "scenes.json", lambda path: path.write_text(json.dumps(index)))
 
 
 def _rendered(chunks: list[tuple[list[scenes.Scene], int, int]], workers: int) -> Iterator[NDArray[np.uint8]]:
@@ -83,10 +83,8 @@ class Pictures:
         self.images = np.memmap(run.work / "scenes.bin", np.uint8, "r", shape=shape)
         self._run = run
 
-    def crops(
-        self, rows: NDArray[np.int64], height: int, width: int, rng: np.random.Generator
-    ) -> torch.Tensor:
-        """A random crop of each named picture, half of them mirrored: float32 [len(rows), 3, height, width] in [0, 1]."""
+    def crops(self, rows: NDArray[np.int64], height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
+        """A random crop of each named picture, half mirrored: float32 [len(rows), 3, height, width] in [0, 1]."""
         _, full_height, full_width, _ = self.images.shape
         tops = rng.integers(full_height - height + 1, size=len(rows))
         lefts = rng.integers(full_width - width + 1, size=len(rows))

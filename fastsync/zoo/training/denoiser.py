@@ -21,7 +21,6 @@ def train_denoiser(run: Run) -> Mapping[str, nn.Module]:
     run.seed_everything(5)
     unet = run.place(make_unet(run.size))
     text_encoder = run.place(make_text_encoder(tokenizer, run.size))
-    network = torch.compile(unet) if run.compile else unet
     latents = torch.from_numpy(np.load(run.work / "latents.npy")).to(run.device)
     captions = torch.from_numpy(np.load(run.work / "captions.npy")).to(run.device)
     empty = torch.from_numpy(tokens(tokenizer, [""])[0]).to(run.device)
@@ -45,7 +44,7 @@ def train_denoiser(run: Run) -> Mapping[str, nn.Module]:
         eps = torch.randn(x0.shape, generator=generator, device=run.device)
         with run.autocast():
             states = text_encoder(ids)[0]
-            v = network(a * x0 + b * eps, times, encoder_hidden_states=states, return_dict=False)[0]
+            v = unet(a * x0 + b * eps, times, encoder_hidden_states=states, return_dict=False)[0]
         error = (v.float() - (a * eps - b * x0)).square().mean()
         return {"loss": error}
 

@@ -67,6 +67,8 @@ def _replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
     fresh.mkdir()
     try:
         fill(fresh)
+        for path in fresh.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors leaves its files to their owner alone
         if target.exists():
             target.rename(old)
         fresh.rename(target)

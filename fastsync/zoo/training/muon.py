@@ -70,6 +70,7 @@ class Muon(torch.optim.Optimizer):
     def _matrices(self, group: dict[str, Any], live: list[torch.Tensor]) -> None:
         by_shape: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
         for p in live:
+            assert p.grad is not None
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)

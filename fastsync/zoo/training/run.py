@@ -35,7 +35,6 @@ class Run:
     batch: int | None = None  # None: the stage's own
     resume: bool = True
     progress: bool = True
-    compile: bool = False
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ class Run:
         return module.to(self.device)
 
 
-def save_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file, which then takes the place of `path`."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -98,8 +97,8 @@ class Average:
         """Moves towards `modules`; early steps move further, so that the first weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.modules.items():
-            mine, theirs = list(average.parameters()), list(modules[name].parameters())
-            torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1.0 - decay)
+            mine, theirs = ([p.detach() for p in module.parameters()] for module in (average, modules[name]))
+            torch._foreach_lerp_(mine, theirs, 1.0 - decay)
 
 
 def fit(

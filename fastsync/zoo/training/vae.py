@@ -72,7 +72,7 @@ def train_vae(run: Run) -> AutoencoderKL:
         return {**losses, "loss": losses["loss"] + KL_WEIGHT * kl, "kl": kl.detach()}
 
     average = fit(run, "vae", {"vae": vae}, loss, peak=2e-3, steps=12_000, decay=0.995, warmup=100)
-    trained: AutoencoderKL = average["vae"]  # type: ignore[assignment]
+    trained: AutoencoderKL = average["vae"]
     return trained
 
 
