@@ -22,7 +22,7 @@ from bench.machine import RESULTS
 from bench.strips import QUALITIES, WINDOWS, Strip, averages, excess, fingerprint, measure
 
 PROMPTS = {"mountains": "mountains", "the desert": "dunes", "ocean waves": "sea", "a photo of a city": "city"}
-SEEDS = (1000, 1001)
+SEEDS = (1000,)
 STEPS = 50
 BASELINES = ("independent", "multidiffusion")
 
@@ -37,9 +37,8 @@ def stages(quick: bool) -> Iterator[Mapping[str, tuple[float, ...]]]:
     if quick:
         yield {"lr": (0.01, 0.02), "inv_lambda": (0.0, 5.0)}
         return
-    yield {"lr": (0.005, 0.01, 0.02, 0.04), "inv_lambda": (0.0, 2.5, 5.0)}
-    yield {"kl_weight": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)}
-    yield {"lr*": (0.7, 1.0, 1.4), "inv_lambda*": (0.7, 1.0, 1.4)}
+    yield {"lr": (0.01, 0.02, 0.04), "inv_lambda": (0.0, 5.0)}
+    yield {"kl_weight": (0.1, 10.0)}
     yield {"reward_weight*": (10.0,), "kl_weight*": (10.0,)}
     yield {"lr*": (0.5,), "control_strength*": (2.0,)}
 

@@ -40,6 +40,9 @@ def wide(
     ] = "scenes",
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most windows in one network call; fewer need less memory.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")] = None,
     dtype: Annotated[
@@ -62,6 +65,7 @@ def wide(
             method=method,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            max_batch=max_batch,
             seed=seed,
         )
         versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
@@ -111,6 +115,9 @@ def _one_sentence() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         typer.echo("fastsync: " + " ".join(str(error).split()), err=True)
+        raise typer.Exit(1) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        typer.echo("fastsync: the memory is too small: ask for a smaller picture, or use --max-batch 1.", err=True)
         raise typer.Exit(1) from error
 
 

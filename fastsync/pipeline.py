@@ -151,6 +151,7 @@ class SyncPipeline:
         output_type: OutputType = "pil",
         progress: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> SyncPipelineOutput:
         """A picture of any size from overlapping windows of the model's own size.
 
@@ -168,6 +169,7 @@ class SyncPipeline:
             order, max_batch: as in :func:`fastsync.sample`.
             progress: show a progress bar.
             callback_on_step_end: ``f(pipe, step, t, {"latents": views}) -> {} or {"latents": views}``, as in diffusers.
+            callback_on_step_end_tensor_inputs: what the callback wants to see; there is only ``"latents"``.
         """
         prior = DiffusersPrior(self.pipe)
         scale, (h, w) = prior.scale, prior.window
@@ -176,6 +178,11 @@ class SyncPipeline:
         guidance = check_number("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise TypeError(f"callback_on_step_end must be callable, got {shown(callback_on_step_end)}.")
+        if list(callback_on_step_end_tensor_inputs) not in ([], ["latents"]):
+            raise ValueError(
+                "callback_on_step_end_tensor_inputs must be ['latents'], got "
+                f"{shown(callback_on_step_end_tensor_inputs)}."
+            )
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
         for name, side, cells in (("height", height, h), ("width", width, w)):
@@ -237,6 +244,7 @@ class SyncPipeline:
             with torch.no_grad():
                 pixels = _decode(prior, out.canvas, loop)[..., :height, :width]
             images = self.pipe.image_processor.postprocess(pixels.float(), output_type=output_type)
+        self.pipe.maybe_free_model_hooks()  # models offloaded by accelerate go back to where they wait
         parameters = {
             "task": "wide",
             "model": self.name,
@@ -251,6 +259,7 @@ class SyncPipeline:
             "num_inference_steps": steps,
             "guidance_scale": guidance,
             "eta": eta,
+            "scheduler": type(self.pipe.scheduler).__name__,
             "seed": seed,
             "dtype": str(prior.dtype).removeprefix("torch."),
         }

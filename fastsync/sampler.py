@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from . import scheduling
 from .canvases.base import Canvas
+from .diffusion import is_vanishing
 from .errors import check_choice, check_int, check_number, check_tensor, shape_text, shown
 from .methods.base import Method
 from .priors.base import Prior
@@ -114,6 +115,11 @@ def sample(
             f"use one of {', '.join(map(repr, method.orders))}."
         )
     table = prior.schedule.steps(num_inference_steps, eta)
+    if prior.schedule.prediction_type == "epsilon" and is_vanishing(table.a):
+        raise ValueError(
+            "the scheduler starts at a time without signal (a_t = 0, rescale_betas_zero_snr), where a prediction of "
+            "epsilon does not tell x0: use a model of v_prediction, or timestep_spacing='leading'."
+        )
     view_order = method.view_order(canvas)
     sources = method.sources(canvas, view_order)
     run = Run(

@@ -103,6 +103,7 @@ CASES = {
     "float iterations": (lambda: fs.SyncVC(iterations=1.5), ["iterations", "1.5", "whole number"]),
     "negative lr": (lambda: fs.SyncVC(lr=-0.1), ["lr", "-0.1", "at least 0"]),
     "lr nan": (lambda: fs.SyncVC(lr=NAN), ["lr", "nan", "finite"]),
+    "lr for another number of iterations": (lambda: fs.SyncVC(lr=[0.1, 0.05]), ["lr", "5", "got 2"]),
     "lr text": (lambda: fs.SyncVC(lr="fast"), ["lr", "'fast'", "number"]),
     "reward_weight infinite": (lambda: fs.SyncVC(reward_weight=INF), ["reward_weight", "inf", "finite"]),
     "kl_weight negative": (lambda: fs.SyncVC(kl_weight=-1), ["kl_weight", "-1", "at least 0"]),

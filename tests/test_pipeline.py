@@ -219,9 +219,9 @@ def test_parameters_are_enough_to_make_the_picture_again(sync, method):
 
 
 def test_settings_that_json_cannot_hold_are_described(sync):
-    out = wide(sync, method=fs.SyncVC(1, lr=lambda k: 0.1 / (k + 1), rewards=[lambda x, e, i: x.sum()]))
+    out = wide(sync, method=fs.SyncVC(2, lr=lambda k: 0.1 / (k + 1), rewards=[lambda x, e, i: x.sum()]))
     settings = json.loads(json.dumps(out.parameters))["method_settings"]
-    assert "function" in settings["lr"] and "function" in settings["rewards"][0]
+    assert settings["lr"] == [0.1, 0.05] and "function" in settings["rewards"][0]
 
 
 def test_order_and_max_batch_change_the_calls_not_the_picture(sync):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from .. import ops
 from ..errors import check_int, check_pair, check_tensor, shape_text, shown
 from .base import Neighbours
+
+MAX_WINDOWS = 100_000  # what lies above is a slip of the hand, and would fill the memory before it is seen
 
 
 def window_origins(size: int, window: int, stride: int, loop: bool = False) -> list[int]:
@@ -59,6 +62,12 @@ class WideCanvas:
                 raise ValueError(
                     f"stride must be at most the window's {axis} ({cells}), got {step}: larger strides leave gaps."
                 )
+        count = math.prod(-(-side // step) for side, step in zip(self.size, self.stride, strict=True))
+        if count > MAX_WINDOWS:
+            raise ValueError(
+                f"the canvas must have at most {MAX_WINDOWS:,} windows, but size {self.size} with stride {self.stride} "
+                f"has about {count:,}: choose a smaller canvas or a larger stride."
+            )
         ys = window_origins(self.size[0], self.window[0], self.stride[0])
         xs = window_origins(self.size[1], self.window[1], self.stride[1], loop)
         self.origins = [(y, x) for y in ys for x in xs]

@@ -18,7 +18,7 @@ from ..scheduling import Order, Work
 from .base import Method
 
 Reward = Callable[[torch.Tensor, Sequence[torch.Tensor], int], torch.Tensor]
-LearningRate = float | Callable[[int], float]
+LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
 class SyncVC(Method):
@@ -35,7 +35,7 @@ class SyncVC(Method):
 
     Args:
         iterations: K. 0 leaves the coupling alone, which is SyncSDE's rule.
-        lr: Adam's step size, a number or a function of the iteration (from 0).
+        lr: Adam's step size: a number, K numbers, or a function of the iteration (from 0).
         reward_weight: w, of the overlap. Adam does not see the loss's scale, so only its ratio to the others matters.
         kl_weight: kappa, what deviating from the prior costs.
         control_strength: gamma. A cell moves by at most about ``K lr gamma`` a step.
@@ -70,7 +70,7 @@ class SyncVC(Method):
         view_order: Sequence[int] | None = None,
     ) -> None:
         self.iterations = check_int("iterations", iterations, minimum=0)
-        self.lr = lr if callable(lr) else check_number("lr", lr, minimum=0.0)
+        self.lr = self._rates(lr)
         self.reward_weight = check_number("reward_weight", reward_weight, minimum=0.0)
         self.kl_weight = check_number("kl_weight", kl_weight, minimum=0.0)
         self.control_strength = check_number("control_strength", control_strength, minimum=0.0)
@@ -87,6 +87,16 @@ class SyncVC(Method):
         if not isinstance(view_order, (Sequence, type(None))):
             raise TypeError(f"view_order must be a list of the views' indices, got {shown(view_order)}.")
         self._view_order = None if view_order is None else [check_int("view_order", i, minimum=0) for i in view_order]
+
+    def _rates(self, lr: LearningRate) -> list[float]:
+        """Adam's step size at each iteration, checked."""
+        if callable(lr):
+            lr = [lr(iteration) for iteration in range(self.iterations)]
+        if isinstance(lr, (list, tuple)):
+            if len(lr) != self.iterations:
+                raise ValueError(f"lr must be one number or {self.iterations} (one an iteration), got {len(lr)}.")
+            return [check_number("lr", rate, minimum=0.0) for rate in lr]
+        return [check_number("lr", lr, minimum=0.0)] * self.iterations
 
     def view_order(self, canvas: Canvas) -> list[int]:
         """The given order, checked to name every view once."""
@@ -142,18 +152,8 @@ class SyncVC(Method):
         batch = _Batch(
             work=work,
             x=x,
-            target_x=torch.stack(
-                [
-                    plan.neighbours.target(i, lambda j, k=k: run.x(j, k), like)
-                    for (i, k), like in zip(work, x, strict=True)
-                ]
-            ),
-            target_x0=torch.stack(
-                [
-                    plan.neighbours.target(i, lambda j, k=k: run.x0(j, k), like)
-                    for (i, k), like in zip(work, x, strict=True)
-                ]
-            ),
+            target_x=plan.targets(work, x, run.x),
+            target_x0=plan.targets(work, x, run.x0),
             mask=plan.masks[views],
             eps_pull=plan.eps_pull[steps],
             kl=plan.kl[steps],
@@ -204,7 +204,7 @@ class SyncVC(Method):
                 g_x0 = g_x0 - self._reward_gradient(run, batch.work, x0)
             gradient = run.pullback(leaf, prediction, g_x0, g_eps) + direct
             finite &= torch.isfinite(gradient).flatten(1).all(1)
-            lr = self.lr(iteration) if callable(self.lr) else self.lr
+            lr = self.lr[iteration]
             x = ops.control_update(control, first, second, gradient, batch.x, iteration, lr, self.control_strength)
         # One synchronisation a batch, after the loop: the host must not wait inside it.
         if not bool(finite.all()):
@@ -238,6 +238,15 @@ class _Plan:
     eps_pull: torch.Tensor
     step_pull: torch.Tensor
     kl: torch.Tensor
+
+    def targets(self, work: Work, x: torch.Tensor, read: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+        """What neighbours show in each item's cells [B, C, h, w]; ``read(view, step)`` gives a tensor [C, h, w]."""
+        return torch.stack(
+            [
+                self.neighbours.target(i, lambda j, k=k: read(j, k), like)  # type: ignore[misc]
+                for (i, k), like in zip(work, x, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)

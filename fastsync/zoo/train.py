@@ -13,7 +13,7 @@ from fastsync.zoo.training.run import Run
 
 
 class Stage(str, Enum):
-    """The stages, in the order in which `all` runs them."""
+    """The stages, in the order in which `all` runs them (`adopt` aside, which goes on from the shipped weights)."""
 
     data = "data"
     classifier = "classifier"
@@ -23,16 +23,19 @@ class Stage(str, Enum):
     unet = "unet"
     export = "export"
     all = "all"
+    adopt = "adopt"
 
 
 def train(run: Run, stage: Stage, pictures: int = 12_000, target: Path | None = None) -> None:
     """Runs one stage, or all of them; each begins from what the earlier ones left in the run's folder."""
-    from fastsync.zoo.training import classifier, data, denoiser, export, latents, vae
+    from fastsync.zoo.training import adopt, classifier, data, denoiser, export, latents, vae
 
-    wanted = [s for s in Stage if s is not Stage.all] if stage is Stage.all else [stage]
+    wanted = [s for s in Stage if s not in (Stage.all, Stage.adopt)] if stage is Stage.all else [stage]
     for one in wanted:
         if one is Stage.data:
             data.paint(run, pictures)
+        elif one is Stage.adopt:
+            adopt.adopt(run)
         elif one is Stage.classifier:
             classifier.train_classifier(run)
         elif one is Stage.vae:

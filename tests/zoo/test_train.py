@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from fastsync.zoo.models import TINY, make_vae
 from fastsync.zoo.train import Stage, train
+from fastsync.zoo.training.adopt import adopt
 from fastsync.zoo.training.data import Pictures, held_out_windows, paint
 from fastsync.zoo.training.latents import STRAY, stray
 from fastsync.zoo.training.muon import orthogonalise
@@ -149,3 +150,22 @@ def test_held_out_windows_repeat():
     again, _, _ = held_out_windows(3, 5, pixels=32)
     assert np.array_equal(first, again) and labels.shape == (3, 3)
     assert all(scene.seed >= 2**40 for scene in drawn)
+
+
+def test_adopted_weights_are_trained_further(trained, tmp_path):
+    run, weights = trained
+    other = replace(run, work=tmp_path)
+    adopt(other, weights)
+    shipped = torch.load(other.work / "unet.pt", weights_only=True)["average"]
+    with pytest.raises(FileExistsError, match="there already"):
+        adopt(other, weights)
+    for name in ("latents.npy", "captions.npy", "tokenizer"):
+        (other.work / name).symlink_to(run.work / name)
+    train(other, Stage.unet)
+    state = torch.load(other.work / "unet.pt", weights_only=True)
+    assert state["step"] == run.steps
+    moved = [not torch.equal(v, shipped["unet"][k]) for k, v in state["modules"]["unet"].items()]
+    assert all(moved[:2])
+    before = torch.load(run.work / "unet.pt", weights_only=True)["average"]["unet"]
+    for key, value in shipped["unet"].items():
+        torch.testing.assert_close(value, before[key], rtol=1e-3, atol=1e-4)  # half precision on disk

@@ -133,7 +133,8 @@ def fit(
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
             average.modules[name].load_state_dict(state["average"][name])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:  # adopted weights have none
+            optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
 
     def save() -> None:
