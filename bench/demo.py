@@ -1,6 +1,6 @@
 """One prompt and one seed by three methods, as a strip with the coherence figures under each picture.
 
-    python -m bench.demo [-o demo.png]
+python -m bench.demo [-o demo.png]
 """
 
 from pathlib import Path

@@ -72,7 +72,9 @@ def measure(strip: Strip) -> dict[str, Any]:
     """All figures of a strip: coherence, and how crisp and how recognisable its windows are.
 
     Independent windows are single samples of the prior, so their views, decoded one by one, also give the figures of
-    single samples ("single_...") that the others are compared with.
+    single samples ("single_...") that the others are compared with. SyncVC leaves the first window as it is and gives
+    the others its look, and a night full of lit windows is several times as crisp as a foggy noon: so the first one's
+    figures stand apart as well ("first_...").
     """
     out = make(strip)
     window = _pipeline(strip.device).window_pixels
@@ -85,31 +87,35 @@ def measure(strip: Strip) -> dict[str, Any]:
         with torch.no_grad():
             singles = prior.decode(out.views).float().cpu().add(1).div(2).clamp(0, 1)
         figures |= {f"single_{name}": value for name, value in _quality(singles, strip.place).items()}
+        figures |= {f"first_{name}": value for name, value in _quality(singles[:1], strip.place).items()}
     return figures
 
 
 def averages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Means of `measure` by name, with qualities also as ratios to single samples ("..._ratio").
+    """Means of `measure` by name, with qualities also as ratios to single samples.
 
-    `figures` needs the rows of "independent", which hold the single samples.
+    "..._ratio" compares with all single samples, "..._ratio_first" with those whose look the pictures share. `figures`
+    needs the rows of "independent", which hold the single samples.
     """
-    single = {name: mean(row[f"single_{name}"] for row in figures["independent"]) for name in QUALITIES}
     table = {}
     for key, rows in figures.items():
-        means = {name: mean(row[name] for row in rows) for name in (*_COHERENCE, *QUALITIES)}
-        table[key] = {**means, **{f"{name}_ratio": means[name] / single[name] for name in QUALITIES}}
+        table[key] = {name: mean(row[name] for row in rows) for name in (*_COHERENCE, *QUALITIES)}
+        for prefix, suffix in (("single", "ratio"), ("first", "ratio_first")):
+            for name in QUALITIES:
+                reference = mean(row[f"{prefix}_{name}"] for row in figures["independent"])
+                table[key][f"{name}_{suffix}"] = table[key][name] / reference
     return table
 
 
 def excess(row: Mapping[str, float], independent: Mapping[str, float]) -> dict[str, float]:
     """By how much a row of `averages` misses what is asked of SyncVC beside its chi-square; 0 where it does not.
 
-    Crispness within 10 % of single samples (grain is no better than blur), confidence at least 90 % of theirs, overlap
-    disagreement at most a sixth of independent windows'.
+    Crispness within 10 % of single samples of the same look (grain is no better than blur), confidence at least 90 % of
+    single samples', overlap disagreement at most a sixth of independent windows'.
     """
     return {
         "disagreement": max(0.0, row["disagreement"] / (independent["disagreement"] / 6) - 1),
-        "crispness": max(0.0, abs(row["crispness_ratio"] - 1) - 0.1),
+        "crispness": max(0.0, abs(row["crispness_ratio_first"] - 1) - 0.1),
         **{name: max(0.0, 0.9 - row[f"{name}_ratio"]) for name in QUALITIES if name.endswith("confidence")},
     }
 

@@ -37,7 +37,7 @@ def stages(quick: bool) -> Iterator[Mapping[str, tuple[float, ...]]]:
     if quick:
         yield {"lr": (0.01, 0.02), "inv_lambda": (0.0, 5.0)}
         return
-    yield {"lr": (0.01, 0.02, 0.04), "inv_lambda": (0.0, 5.0)}
+    yield {"lr": (0.0025, 0.005, 0.01, 0.02), "inv_lambda": (0.0, 5.0)}
     yield {"kl_weight": (0.1, 10.0)}
     yield {"reward_weight*": (10.0,), "kl_weight*": (10.0,)}
     yield {"lr*": (0.5,), "control_strength*": (2.0,)}
@@ -69,10 +69,12 @@ def main(
             tried[name] = settings
             add(name, "syncvc", settings)
         done = run_cases(output, header, cases, measure, f"stage {number}")
-        rows = averages({
-            name: [figures for case, figures in done.items() if case.startswith(f"{name} | ")]
-            for name in (*BASELINES, *tried)
-        })
+        rows = averages(
+            {
+                name: [figures for case, figures in done.items() if case.startswith(f"{name} | ")]
+                for name in (*BASELINES, *tried)
+            }
+        )
         # Rounded, so that among equals the one tried first wins.
         ranked = sorted(tried, key=lambda name: (_missed(rows, name), round(rows[name]["chi_square"], 3)))
         best = tried[ranked[0]]
@@ -80,7 +82,8 @@ def main(
     typer.echo("chi-square  disagreement  crispness  place  time  (the last three relative to single samples)")
     for name in (*BASELINES, *ranked):
         row = rows[name]
-        qualities = "".join(f"{row[f'{quality}_ratio']:8.2f}" for quality in QUALITIES)
+        suffix = "ratio" if name in BASELINES else "ratio_first"
+        qualities = "".join(f"{row[f'{quality}_{suffix}']:8.2f}" for quality in QUALITIES)
         typer.echo(f"{row['chi_square']:10.3f}{row['disagreement']:14.4f}{qualities}   {name}")
     typer.echo(f"written to {output}")
 

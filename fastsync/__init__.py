@@ -1,6 +1,5 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-
 from .canvases import Canvas, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, SyncVC
 from .pipeline import SyncPipeline, SyncPipelineOutput

@@ -149,9 +149,14 @@ class NoiseSchedule:
         abar = self._abar[t.long()]
         return abar.sqrt(), (1.0 - abar).sqrt()
 
+    @property
+    def clips(self) -> bool:
+        """Whether ``clip`` may change anything."""
+        return self.kind == "vp" and bool(self._scheduler.config.thresholding or self._scheduler.config.clip_sample)
+
     def clip(self, x0: torch.Tensor) -> torch.Tensor:
         """Apply the scheduler's ``clip_sample`` or dynamic ``thresholding`` to clean estimates [B, C, h, w]."""
-        if self.kind == "flow":
+        if not self.clips:
             return x0
         config = self._scheduler.config
         if config.thresholding:
@@ -160,9 +165,7 @@ class NoiseSchedule:
             bound = torch.quantile(magnitude, config.dynamic_thresholding_ratio, dim=1)
             bound = bound.clamp(min=1.0, max=config.sample_max_value).reshape(-1, *([1] * (x0.ndim - 1)))
             return torch.maximum(torch.minimum(x0, bound), -bound) / bound
-        if config.clip_sample:
-            return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
-        return x0
+        return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
 
     def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
         """The table of a run.
@@ -226,15 +229,6 @@ class NoiseSchedule:
         cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), -(grid / t_max * half_log_snr.diff()).cumsum(0)])
         previous = torch.cat([times[1:], times.new_zeros(1)]).clamp(min=0)
         return (cumulative[times] - cumulative[previous]).clamp(min=0)
-
-
-def stable_coupling(inv_lambda: float, pull: torch.Tensor) -> torch.Tensor:
-    """The stable coupling's step form ``g = 1 - exp(-(1/lambda) pull)``: in [0, 1), 1 where a = 0.
-
-    The product of ``1 - g`` over a run depends on its first time only, not on its number of steps, and for small
-    steps ``g`` is the published ``(a_s/a - b_s/b)(1/lambda)(t/T_max)``.
-    """
-    return -torch.expm1(-inv_lambda * pull) if inv_lambda > 0 else torch.zeros_like(pull)
 
 
 def is_vanishing(a: torch.Tensor) -> bool:

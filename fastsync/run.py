@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from . import ops
-from .canvases.base import Canvas
+from .canvases.base import Canvas, Neighbours
 from .diffusion import StepTable
-from .priors.base import Prediction, Prior
+from .priors.base import NetworkPrior, Prediction, Prior
 from .scheduling import Work
 
 
@@ -39,11 +40,41 @@ class Stats:
     peak_memory: int | None = None
 
 
+class Evaluation(NamedTuple):
+    """One network call at leaf ``x``, with what is needed to go back through it.
+
+    ``x0`` and ``eps`` [B, C, h, w] carry no gradient; ``raw`` does, and ``control_grad`` with ``kind`` and ``guided``
+    gives its cotangent.
+    """
+
+    x: torch.Tensor
+    x0: torch.Tensor
+    eps: torch.Tensor
+    raw: torch.Tensor
+    kind: str
+    guided: bool
+
+
+class Address(NamedTuple):
+    """Where a batch's views read their neighbours in a pool of states: `place, index, mask, period` of the ops."""
+
+    place: torch.Tensor
+    cells: torch.Tensor | None
+    mask: torch.Tensor | None
+    period: tuple[int, int]
+
+    def rows(self, rows: torch.Tensor) -> Address:
+        """The address of some of the batch's items."""
+        cells, mask = (t if t is None else t[rows] for t in (self.cells, self.mask))
+        return Address(self.place[rows], cells, mask, self.period)
+
+
 @dataclass
 class Run:
     """One run of N views over T steps; methods read and write view states through it.
 
-    States are kept by (view, step) only as long as somebody still reads them, so views may be at different steps.
+    States live in two pools [S, C, h, w], one of noisy states and one of clean estimates, where ops read them in place.
+    View i owns ``lifetimes[i]`` slots, used in turn, so views may be at different steps.
 
     Attributes:
         prior, canvas: what is sampled, and on what.
@@ -51,8 +82,8 @@ class Run:
         cond, uncond: [N or 1, ...] or None; guidance_scale as in ``sample``.
         sources: for each view the earlier views that it reads.
         order: views in work order.
+        lifetimes: how many consecutive states of each view are remembered.
         dtype, device: of the states (float32 or float64).
-        keep_steps: keep states after a step until ``forget``, for a callback.
         prepared: what the method's ``begin`` returned.
     """
 
@@ -65,9 +96,9 @@ class Run:
     generator: torch.Generator | None
     sources: Sequence[Sequence[int]]
     order: Sequence[int]
+    lifetimes: Sequence[int]
     dtype: torch.dtype
     device: torch.device
-    keep_steps: bool = False
     stats: Stats = field(default_factory=Stats)
     prepared: Any = None
 
@@ -76,10 +107,12 @@ class Run:
         self.table = replace(
             self.table, **{name: getattr(self.table, name).to(self.device) for name in self.table.__dataclass_fields__}
         )
-        self.readers = [sum(i in s for s in self.sources) for i in range(self.canvas.num_views)]
-        self._x: dict[tuple[int, int], torch.Tensor] = {}
-        self._x0: dict[tuple[int, int], torch.Tensor] = {}
-        self._pending: dict[tuple[int, int], int] = {}
+        lives = torch.tensor(list(self.lifetimes))
+        self._lives, self._first = lives, lives.cumsum(0) - lives
+        shape = (int(lives.sum()), *self.prior.view_shape)
+        self.pool_x = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        # Clean estimates are kept only where views read one another.
+        self.pool_x0 = self.pool_x.new_zeros(shape if any(self.sources) else (0, *shape[1:]))
         self._noise: dict[int, torch.Tensor] = {}
         self._noise_readers: dict[int, int] = {}
         self._drawn = 0
@@ -92,56 +125,58 @@ class Run:
 
     def start(self, views: torch.Tensor) -> None:
         """Set the initial noisy views [N, C, h, w]."""
-        for i, view in enumerate(views):
-            self._x[i, 0] = view
+        self.replace_after(-1, views)
 
-    def x(self, view: int, step: int) -> torch.Tensor:
-        """Noisy state [C, h, w] of a view before ``step``."""
-        return self._x[view, step]
+    def slots(self, views: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
+        """Where the pools hold each view's state before a step, int64 [len(views)], on the CPU."""
+        rows = torch.tensor(list(views))
+        return self._first[rows] + torch.tensor(list(steps)) % self._lives[rows]
 
     def x0(self, view: int, step: int) -> torch.Tensor:
         """Clean estimate [C, h, w] that a view had at ``step``."""
-        return self._x0[view, step]
+        return self.pool_x0[int(self.slots([view], [step]))]
 
     def states(self, work: Work) -> torch.Tensor:
         """Noisy states [B, C, h, w] before their steps."""
-        return torch.stack([self._x[item] for item in work])
+        return self.pool_x[self._to_device(self.slots(*zip(*work, strict=True)))]
 
     def after(self, step: int) -> torch.Tensor:
-        """All views [N, C, h, w] after ``step``."""
-        return torch.stack([self._x[i, step + 1] for i in range(self.canvas.num_views)])
+        """All views [N, C, h, w] after ``step``, once all have done it."""
+        return self.states([(i, step + 1) for i in range(self.canvas.num_views)])
 
     def replace_after(self, step: int, views: torch.Tensor) -> None:
         """Overwrite all views [N, C, h, w] after ``step`` (methods that merge; callbacks)."""
-        for i, view in enumerate(views):
-            self._x[i, step + 1] = view
+        count = self.canvas.num_views
+        self.pool_x[self._to_device(self.slots(range(count), [step + 1] * count))] = views
 
     def advance(self, work: Work, x_next: torch.Tensor, x0: torch.Tensor) -> None:
         """Store the result of a batch: states after the step and clean estimates at it, [B, C, h, w] each."""
-        for item, after, clean in zip(work, x_next, x0, strict=True):
-            view, step = item
-            self._x[view, step + 1] = after
-            if self.readers[view]:
-                self._x0[item] = clean
-            # A state is dropped once its own view and all who read it have passed it.
-            self._pending[item] = self.readers[view]
-            for source in self.sources[view]:
-                self._pending[source, step] -= 1
-                self._release((source, step))
-            self._release(item)
+        views, steps = zip(*work, strict=True)
+        self.pool_x[self._to_device(self.slots(views, [k + 1 for k in steps]))] = x_next
+        if len(self.pool_x0):
+            self.pool_x0[self._to_device(self.slots(views, steps))] = x0
 
-    def _release(self, item: tuple[int, int]) -> None:
-        if self._pending[item] == 0:
-            del self._pending[item]
-            self._x0.pop(item, None)
-            if not self.keep_steps:
-                self._x.pop(item, None)
+    def address(self, work: Work, neighbours: Neighbours) -> Address:
+        """Where the items read their neighbours' states of their own step, in either pool."""
+        views, steps = zip(*work, strict=True)
+        shifts = [neighbours.shift[i] for i in views]
+        if None not in shifts:
+            sources, dy, dx = torch.tensor(shifts).unbind(1)
+            slots = torch.where(sources >= 0, self.slots(sources.clamp_min(0).tolist(), steps), sources)
+            return Address(self._to_device(torch.stack([slots, dy, dx], 1)), None, None, neighbours.period)
+        rows = torch.tensor(views)
+        owner, cell = neighbours.owner[rows], neighbours.cell[rows]
+        # The slot of every view at every item's step: tables [B, N], looked up by the owner of each cell.
+        slots = self._first + torch.tensor(steps)[:, None] % self._lives
+        slot = slots.gather(1, owner.clamp_min(0).flatten(1)).reshape(owner.shape)
+        index = torch.where(owner >= 0, slot * math.prod(owner.shape[1:]) + cell, owner)
+        place = torch.zeros(len(work), 3, dtype=torch.long)
+        return Address(self._to_device(place), self._to_device(index), None, (0, 0))
 
-    def forget(self, step: int) -> None:
-        """Drop states before ``step`` that were kept for a callback."""
-        for i in range(self.canvas.num_views):
-            if (i, step) not in self._pending:
-                self._x.pop((i, step), None)
+    def _to_device(self, indices: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return indices.to(self.device)
+        return indices.pin_memory().to(self.device, non_blocking=True)
 
     # ---- coefficients, noise, network -------------------------------------------------------------------------
 
@@ -165,7 +200,7 @@ class Run:
             return None
         last = max(k for _, k in work)
         while self._drawn <= last:
-            canvas_noise = self.draw((1, self._x[work[0]].shape[0], *self.canvas.size))
+            canvas_noise = self.draw((1, self.prior.view_shape[0], *self.canvas.size))
             self._noise[self._drawn] = self.canvas.project(canvas_noise)
             self._noise_readers[self._drawn] = self.canvas.num_views
             self._drawn += 1
@@ -178,32 +213,73 @@ class Run:
 
     def predict(self, x: torch.Tensor, work: Work) -> Prediction:
         """The prior's estimates at x [B, C, h, w] for the batch's views and times; every row is counted."""
-        views = [i for i, _ in work]
-        cond, uncond = self._rows(self.cond, views), self._rows(self.uncond, views)
-        rows = len(work) * (1 if uncond is None else 2)
-        self.stats.calls += 1
-        self.stats.evaluations += rows
-        return self.prior.predict(x, self.at("timesteps", work), cond, uncond, self.guidance_scale)
+        return self.prior.predict(x, *self._asked(work), self.guidance_scale)
+
+    def evaluate(self, x: torch.Tensor, work: Work) -> Evaluation:
+        """As ``predict``, ready to be gone back through by ``pullback``.
+
+        Where the prior hands out its network's own output (and clips nothing), autograd holds the network alone: the
+        ops around it have closed-form gradients. Else it holds the prior's whole prediction.
+        """
+        x = x.detach().requires_grad_()
+        t, cond, uncond = self._asked(work)
+        if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
+            with torch.enable_grad():
+                raw = self.prior.raw(x, t, cond, uncond)
+            kind, guided = self.prior.schedule.prediction_type, uncond is not None
+            prediction = self.prior.convert(raw.detach(), x.detach(), t, self.guidance_scale)
+        else:
+            with torch.enable_grad():
+                prediction = self.prior.predict(x, t, cond, uncond, self.guidance_scale)
+                raw = torch.cat([prediction.x0, prediction.eps])
+            kind, guided = "estimates", False
+        return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided)
 
     def pullback(
-        self, x: torch.Tensor, prediction: Prediction, g_x0: torch.Tensor, g_eps: torch.Tensor
-    ) -> torch.Tensor:
-        """Vector-Jacobian product of a prediction made at leaf ``x``: cotangents [B, C, h, w] to a gradient on x.
+        self, evaluation: Evaluation, cotangent: torch.Tensor, peak: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Vector-Jacobian product [B, C, h, w] of ``evaluation.raw`` with its cotangent, and its scale [B] or None.
 
-        In half precision the cotangents of each view are scaled to at most 1, since the raw network's backward
-        overflows otherwise, and the gradient is scaled back in the states' precision.
+        In half precision the cotangents of each view are divided by their largest magnitude ``peak`` [B], since the
+        network's backward overflows otherwise; the product is then to be multiplied by the scale.
         """
+        x, raw = evaluation.x, evaluation.raw
         self.stats.gradients += len(x) * (1 if self.uncond is None else 2)
-        if self.prior.dtype not in (torch.float16, torch.bfloat16):
-            return _vector_jacobian(prediction, x, (g_x0, g_eps))
-        peak = torch.maximum(g_x0.abs().flatten(1).amax(1), g_eps.abs().flatten(1).amax(1))
-        scale = peak.clamp_min(torch.finfo(self.dtype).tiny).reshape(-1, *([1] * (x.ndim - 1)))
-        return _vector_jacobian(prediction, x, (g_x0 / scale, g_eps / scale)) * scale
+        scale = None
+        if self.prior.dtype in (torch.float16, torch.bfloat16):
+            scale = peak.clamp_min(torch.finfo(self.dtype).tiny)
+            cotangent = cotangent / scale.repeat(len(raw) // len(x)).reshape(-1, *([1] * (x.ndim - 1)))
+        if not raw.requires_grad:
+            return torch.zeros_like(x), scale
+        return torch.autograd.grad(raw, x, cotangent.to(raw.dtype))[0], scale
 
-    def step(self, prediction: Prediction, work: Work) -> torch.Tensor:
-        """The plain step of the batch with its own times, [B, C, h, w]."""
+    def step(
+        self,
+        prediction: Prediction,
+        work: Work,
+        pull: torch.Tensor | None = None,
+        x: torch.Tensor | None = None,
+        address: Address | None = None,
+    ) -> torch.Tensor:
+        """The step of the batch with its own times, [B, C, h, w].
+
+        With ``pull`` [B] each view is also drawn to its neighbours' noisy states: ``- pull M (x - y)``.
+        """
         a_next, direction, sigma = (self.at(name, work) for name in ("a_next", "direction", "sigma"))
-        return ops.ddim_step(prediction.x0, prediction.eps, a_next, direction, sigma, self.noise(work))
+        noise = self.noise(work)
+        if pull is None or address is None:
+            return ops.ddim_step(prediction.x0, prediction.eps, a_next, direction, sigma, noise)
+        return ops.ddim_step(
+            prediction.x0, prediction.eps, a_next, direction, sigma, noise, pull, x, self.pool_x, *address
+        )
+
+    def _asked(self, work: Work) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Times and conditions of the items of one network call, which is counted here."""
+        views = [i for i, _ in work]
+        cond, uncond = self._rows(self.cond, views), self._rows(self.uncond, views)
+        self.stats.calls += 1
+        self.stats.evaluations += len(work) * (1 if uncond is None else 2)
+        return self.at("timesteps", work), cond, uncond
 
     def _rows(self, condition: torch.Tensor | None, views: list[int]) -> torch.Tensor | None:
         if condition is None:
@@ -221,16 +297,6 @@ class Run:
             self.stats.peak_memory = _peak_resident_bytes()
         self.stats.seconds = time.perf_counter() - self._started
         return self.stats
-
-
-def _vector_jacobian(
-    prediction: Prediction, x: torch.Tensor, cotangents: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    """``autograd.grad`` that takes an estimate which does not depend on ``x`` for the constant that it is."""
-    pairs = [(p, g) for p, g in zip(prediction, cotangents, strict=True) if p.requires_grad]
-    if not pairs:
-        return torch.zeros_like(x)
-    return torch.autograd.grad([p for p, _ in pairs], x, [g for _, g in pairs])[0]
 
 
 def _peak_resident_bytes() -> int | None:

@@ -122,6 +122,7 @@ def sample(
         )
     view_order = method.view_order(canvas)
     sources = method.sources(canvas, view_order)
+    level = scheduling.levels(sources, view_order)
     run = Run(
         prior=prior,
         canvas=canvas,
@@ -132,15 +133,14 @@ def sample(
         generator=generator,
         sources=sources,
         order=view_order,
+        lifetimes=scheduling.lifetimes(order, sources, level, keep=callback is not None),
         dtype=dtype,
         device=prior.device,
-        keep_steps=callback is not None,
     )
     run.prepared = method.begin(run)
     run.start(_initial_views(run, latents))
 
     done = [0] * run.steps
-    level = scheduling.levels(sources, view_order)
     freeze = getattr(prior, "sampling", nullcontext)
     ticks = tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress)
     # Controls need autograd, which inference mode cannot switch on again; outside them nothing is recorded.
@@ -167,7 +167,6 @@ def sample(
 
 def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: str) -> None:
     answer = callback(step, t, {"latents": run.after(step)})
-    run.forget(step)
     if isinstance(answer, torch.Tensor):
         raise TypeError("the callback returned a tensor: return {'latents': tensor} to replace the views, or None.")
     if not isinstance(answer, Mapping) or "latents" not in answer:

@@ -55,6 +55,21 @@ def plan(
             yield from _pieces(ready, size)
 
 
+def lifetimes(order: Order, sources: Sequence[Sequence[int]], level: Sequence[int], keep: bool = False) -> list[int]:
+    """How many consecutive states of each view have to be remembered at once.
+
+    The state before a step and the one after it; in the wavefront also those that later levels have not read yet (with
+    ``keep``: that some view has not reached yet).
+    """
+    if order != "wavefront":
+        return [2] * len(level)
+    last = [max(level)] * len(level) if keep else list(level)
+    for i, read in enumerate(sources):
+        for j in read:
+            last[j] = max(last[j], level[i])
+    return [2 + last[j] - level[j] for j in range(len(level))]
+
+
 def _pieces(work: Work, size: int) -> Iterator[Work]:
     for start in range(0, len(work), size):
         yield work[start : start + size]

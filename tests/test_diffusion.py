@@ -15,7 +15,8 @@ from diffusers import (
 from exact_priors import ddim, flow, randn, relative
 
 from fastsync import ops
-from fastsync.diffusion import NoiseSchedule, is_vanishing, stable_coupling
+from fastsync.diffusion import NoiseSchedule, is_vanishing
+from fastsync.methods.coupling import stable_coupling
 
 
 def our_step(schedule, table, k, raw, x, noise=None):

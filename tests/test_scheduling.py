@@ -40,6 +40,28 @@ def test_plan_respects_dependences_and_covers_everything_once(graph, steps, orde
     assert done == {(i, k) for i in views for k in range(steps)}
 
 
+@settings(max_examples=100, deadline=None)
+@given(graphs(), st.integers(1, 6), st.sampled_from(scheduling.ORDERS), st.none() | st.integers(1, 4), st.booleans())
+def test_lifetimes_are_enough_and_not_too_much(graph, steps, order, max_batch, keep):
+    views, sources = graph
+    level = scheduling.levels(sources, views)
+    lives = scheduling.lifetimes(order, sources, level, keep)
+    slots = {(i, 0): 0 for i in views}  # (view, slot): the step whose state it holds
+    done = [0] * steps
+    for batch in scheduling.plan(order, views, level, steps, max_batch):
+        for view, step in batch:
+            for j in (view, *sources[view]):
+                assert slots[j, step % lives[j]] == step
+        for view, step in batch:
+            slots[view, (step + 1) % lives[view]] = step + 1
+            done[step] += 1
+        for step in {step for _, step in batch}:
+            if keep and done[step] == len(views):
+                assert all(slots[i, (step + 1) % lives[i]] == step + 1 for i in views)
+    assert all(slots[i, steps % lives[i]] == steps for i in views)
+    assert max(lives) <= 2 + (max(level) if order == "wavefront" else 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(graphs(), st.integers(1, 6))
 def test_number_of_batches(graph, steps):

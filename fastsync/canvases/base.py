@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 
-class Neighbours(Protocol):
+@dataclass(frozen=True)
+class Neighbours:
     """What the earlier views of the same time paint where each view looks, for one work order.
+
+    ``T(x)`` gives each cell of view i the latest earlier view that covers it; M is 1 where there is one.
 
     Attributes:
         sources: for each view (by its canvas index) the earlier views that it reads.
+        owner: int64 [N, h, w], the view that each cell reads, -1 where none looks.
+        cell: int64 [N, h, w], the flat cell read in that view (0 where none looks).
+        shift: for each view that reads one other by a plain shift ``(source, dy, dx)``: its cell (y, x) is the source's
+            cell (y + dy, x + dx), and cells outside the source are outside the overlap. ``(-1, 0, 0)`` reads nobody.
+            None: only the tables tell.
+        period: the shifts wrap around after (py, px) cells; 0 where they don't.
     """
 
     sources: Sequence[tuple[int, ...]]
+    owner: torch.Tensor
+    cell: torch.Tensor
+    shift: Sequence[tuple[int, int, int] | None]
+    period: tuple[int, int] = (0, 0)
 
     def mask(self, view: int) -> torch.Tensor:
-        """[1, h, w], 1 where earlier views cover the view's cells, 0 elsewhere."""
-        ...
+        """[1, h, w], 1 where earlier views cover the view's cells, 0 elsewhere (float32)."""
+        return (self.owner[view : view + 1] >= 0).float()
 
-    def target(self, view: int, state: Callable[[int], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """``T(x)`` [C, h, w]: each cell takes the latest earlier view that covers it (0 where none does).
-
-        ``state(j)`` gives view j's tensor [C, h, w]; ``like`` [C, h, w] sets shape, dtype and device.
-        """
-        ...
+    def target(self, view: int, views: torch.Tensor) -> torch.Tensor:
+        """``T(x)`` [C, h, w] of all views' tensors [N, C, h, w]; 0 where nobody looks."""
+        owner, cell = self.owner[view].flatten().to(views.device), self.cell[view].flatten().to(views.device)
+        read = views.flatten(2)[owner.clamp_min(0), :, cell].T
+        return torch.where(owner >= 0, read, torch.zeros_like(read)).reshape(views.shape[1:])
 
 
 class Canvas(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,9 +73,7 @@ class WideCanvas:
         self.origins = [(y, x) for y in ys for x in xs]
         self.num_views = len(self.origins)
         self.view_shape: tuple[int, ...] = self.window
-        (height, width), (h, w) = self.size, self.window
-        self._rows = [torch.arange(y, y + h) % height for y, _ in self.origins]
-        self._columns = [torch.arange(x, x + w) % width for _, x in self.origins]
+        self._origins = torch.tensor(self.origins)
 
     @property
     def coverage(self) -> torch.Tensor:
@@ -87,12 +85,12 @@ class WideCanvas:
         if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
             got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
             raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
-        return torch.stack([z[0][:, y[:, None], x] for y, x in zip(self._rows, self._columns, strict=True)])
+        return ops.crop(z, self._on(z.device), self.window)
 
     def adjoint(self, views: torch.Tensor) -> torch.Tensor:
         """``sum_i P_i^T x^i``: windows [N, C, h, w] summed into a canvas [1, C, H, W]."""
         self._check_views(views)
-        return ops.accumulate(views, self._rows, self._columns, self.size)
+        return ops.accumulate(views, self._on(views.device), self.size)
 
     def merge(
         self, views: torch.Tensor, weights: torch.Tensor | None = None, previous: torch.Tensor | None = None
@@ -119,19 +117,68 @@ class WideCanvas:
                 f"previous must be a canvas {shape_text((1, views.shape[1], *self.size))}, got "
                 f"{shape_text(previous.shape)}."
             )
-        return ops.merge(views, weights, self._rows, self._columns, self.size, previous)
+        return ops.merge(views, weights.to(views), self._on(views.device), self.size, previous)
 
     def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
         """Canvas [1, C, H, W] with windows [N, C, h, w] painted over one another in ``order``."""
         self._check_views(views)
-        z = views.new_zeros(1, views.shape[1], *self.size)
-        for i in order:
-            z[0][:, self._rows[i][:, None], self._columns[i]] = views[i]
-        return z
+        owner, cell = self._paint(order)
+        painted = owner.flatten().to(views.device)
+        read = views.flatten(2)[painted.clamp_min(0), :, cell.flatten().to(views.device)].T
+        read = torch.where(painted >= 0, read, torch.zeros_like(read))
+        return read.reshape(1, views.shape[1], *self.size)
 
     def neighbours(self, order: Sequence[int]) -> Neighbours:
         """For each window the latest earlier window at each of its cells."""
-        return _WindowNeighbours(self, order)
+        period = (0, self.size[1] if self.loop else 0)
+        owner = torch.full((self.num_views, *self.window), -1)
+        cell = torch.zeros_like(owner)
+        sources: list[tuple[int, ...]] = [()] * self.num_views
+        shifts: list[tuple[int, int, int] | None] = [None] * self.num_views
+        self._paint(order, owner, cell)
+        for i in order:
+            sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
+            shifts[i] = (-1, 0, 0) if not sources[i] else self._shift(i, sources[i], owner[i], cell[i], period)
+        return Neighbours(sources, owner, cell, shifts, period)
+
+    def _paint(
+        self, order: Sequence[int], under: torch.Tensor | None = None, under_cell: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lays the windows down in `order`: owner and owner's cell of each canvas cell, int64 [H, W], -1 where none.
+
+        ``under`` and ``under_cell`` [N, h, w] are filled with what each window was laid upon.
+        """
+        (height, width), (h, w) = self.size, self.window
+        owner, cell = torch.full(self.size, -1), torch.zeros(self.size, dtype=torch.long)
+        local = torch.arange(h * w).reshape(h, w)
+        for i in order:
+            y, x = self.origins[i]
+            at = ((torch.arange(y, y + h) % height)[:, None], torch.arange(x, x + w) % width)
+            if under is not None and under_cell is not None:
+                under[i], under_cell[i] = owner[at], cell[at]
+            owner[at], cell[at] = i, local
+        return owner, cell
+
+    def _shift(
+        self, view: int, sources: tuple[int, ...], owner: torch.Tensor, cell: torch.Tensor, period: tuple[int, int]
+    ) -> tuple[int, int, int] | None:
+        """The plain shift that says the same as the tables, if there is one."""
+        if len(sources) > 1:
+            return None
+        (h, w), (source,) = self.window, sources
+        dy, dx = (a - b for a, b in zip(self.origins[view], self.origins[source], strict=True))
+        y, x = torch.arange(h) + dy, torch.arange(w) + dx
+        if period[1]:
+            x = x % period[1]
+        inside = ((0 <= y) & (y < h))[:, None] & ((0 <= x) & (x < w))
+        same = torch.equal(owner >= 0, inside) and torch.equal((y[:, None] * w + x)[inside], cell[inside])
+        return (source, dy, dx) if same else None
+
+    def _on(self, device: torch.device) -> torch.Tensor:
+        """The windows' origins int64 [N, 2] on a device; moved there once."""
+        if self._origins.device != device:
+            self._origins = self._origins.to(device)
+        return self._origins
 
     def _check_views(self, views: Any) -> None:
         if not isinstance(views, torch.Tensor) or views.ndim != 4 or views.shape[0] != self.num_views:
@@ -139,39 +186,3 @@ class WideCanvas:
             raise ValueError(f"views must be {shape_text((self.num_views,))[:-1]}, C, h, w], got {got}.")
         if tuple(views.shape[2:]) != self.window:
             raise ValueError(f"views must be windows of {self.window}, got {tuple(views.shape[2:])}.")
-
-
-class _WindowNeighbours:
-    """Cell-by-cell ownership of the canvas as windows are laid down in the work order."""
-
-    def __init__(self, canvas: WideCanvas, order: Sequence[int]) -> None:
-        h, w = canvas.window
-        owner = torch.full(canvas.size, -1, dtype=torch.long)
-        cell = torch.zeros(canvas.size, dtype=torch.long)
-        local = torch.arange(h * w).reshape(h, w)
-        pieces: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = [[] for _ in range(canvas.num_views)]
-        for i in order:
-            at = (canvas._rows[i][:, None], canvas._columns[i])
-            owners, cells = owner[at].flatten(), cell[at].flatten()
-            for j in owners.unique().tolist():
-                if j >= 0:
-                    here = (owners == j).nonzero()[:, 0]
-                    pieces[i].append((j, cells[here], here))
-            owner[at], cell[at] = i, local
-        self._window = canvas.window
-        self._pieces = pieces
-        self.sources: Sequence[tuple[int, ...]] = [tuple(j for j, _, _ in p) for p in pieces]
-
-    def mask(self, view: int) -> torch.Tensor:
-        """[1, h, w], 1 where earlier windows cover the view."""
-        mask = torch.zeros(self._window[0] * self._window[1], dtype=torch.float32)
-        for _, _, here in self._pieces[view]:
-            mask[here] = 1.0
-        return mask.reshape(1, *self._window)
-
-    def target(self, view: int, state: Callable[[int], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """What earlier windows show at the view's cells [C, h, w]; 0 where none looks."""
-        target = torch.zeros_like(like).flatten(1)
-        for j, there, here in self._pieces[view]:
-            target[:, here.to(like.device)] = state(j).flatten(1)[:, there.to(like.device)]
-        return target.reshape(like.shape)

@@ -10,12 +10,12 @@ import torch
 
 from .. import ops
 from ..canvases.base import Canvas, Neighbours
-from ..diffusion import is_vanishing, stable_coupling
+from ..diffusion import is_vanishing
 from ..errors import check_choice, check_int, check_number, shown
-from ..ops.shapes import per_sample
-from ..run import Run
+from ..run import Address, Run
 from ..scheduling import Order, Work
 from .base import Method
+from .coupling import Rule, coupling_table
 
 Reward = Callable[[torch.Tensor, Sequence[torch.Tensor], int], torch.Tensor]
 LearningRate = float | Sequence[float] | Callable[[int], float]
@@ -66,7 +66,7 @@ class SyncVC(Method):
         kl_scheme: Literal["none", "ddim"] = "none",
         rewards: Sequence[Reward] | None = None,
         composite: Literal["over", "merge"] = "over",
-        coupling: Literal["published", "stable"] | None = None,
+        coupling: Rule | None = None,
         view_order: Sequence[int] | None = None,
     ) -> None:
         self.iterations = check_int("iterations", iterations, minimum=0)
@@ -116,56 +116,32 @@ class SyncVC(Method):
         return canvas.neighbours(order).sources
 
     def begin(self, run: Run) -> _Plan:
-        """Build the run's masks and coupling coefficients; refuse what does not exist at a = 0."""
+        """Build the run's neighbours and coupling coefficients; refuse what does not exist at a = 0."""
         table = run.table
-        vanishing = is_vanishing(table.a)
-        rule = self.coupling or ("stable" if vanishing else "published")
-        if vanishing and rule == "published" and self.inv_lambda > 0:
-            raise ValueError(
-                "coupling='published' divides by a_t, which is 0 at this schedule's first time: use coupling='stable'."
-            )
-        if vanishing and self.kl_scheme == "ddim":
+        if self.kl_scheme == "ddim" and is_vanishing(table.a):
             raise ValueError(
                 "kl_scheme='ddim' divides by a_t, which is 0 at this schedule's first time: use kl_scheme='none'."
             )
-        # In step form the coupling is x_s -= g M (x~ - y); in eps it adds (c / b) M (x~ - y), with g = ratio c.
-        ratio = table.a_next / table.a - table.direction / table.b
-        if rule == "published":
-            eps_pull = self.inv_lambda * table.progress
-            step_pull = ratio * eps_pull if self.inv_lambda > 0 else torch.zeros_like(ratio)
-        else:
-            step_pull = stable_coupling(self.inv_lambda, table.pull)
-            # 0 / 0 where a step does not move (t = 0 with set_alpha_to_one=False).
-            eps_pull = torch.where(step_pull > 0, step_pull / ratio, torch.zeros_like(ratio))
-        kl = torch.full_like(ratio, self.kl_weight)
+        eps_pull, step_pull = coupling_table(table, self.inv_lambda, self.coupling)
+        kl = torch.full_like(table.a, self.kl_weight)
         if self.kl_scheme == "ddim":
             kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
-        neighbours = run.canvas.neighbours(run.order)
-        masks = torch.stack([neighbours.mask(i) for i in range(run.canvas.num_views)]).to(run.device, run.dtype)
-        return _Plan(neighbours, masks, eps_pull / table.b, step_pull, kl)
+        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl)
 
     def advance(self, run: Run, work: Work) -> None:
         """Optimise the batch's controls, then take the coupled step from the controlled views."""
         plan, x = run.prepared, run.states(work)
-        views = torch.tensor([i for i, _ in work], device=run.device)
         steps = torch.tensor([k for _, k in work], device=run.device)
-        batch = _Batch(
-            work=work,
-            x=x,
-            target_x=plan.targets(work, x, run.x),
-            target_x0=plan.targets(work, x, run.x0),
-            mask=plan.masks[views],
-            eps_pull=plan.eps_pull[steps],
-            kl=plan.kl[steps],
-        )
+        address = run.address(work, plan.neighbours)
         controlled = [n for n, (i, _) in enumerate(work) if run.sources[i] or self.rewards]
         if controlled and self.iterations:
             rows = torch.tensor(controlled, device=run.device)
-            x = x.index_copy(0, rows, self._optimise(run, batch.rows(controlled)))
+            some = [work[n] for n in controlled]
+            x = x.index_copy(0, rows, self._optimise(run, some, x[rows], address.rows(rows), steps[rows]))
         with torch.no_grad():
             prediction = run.predict(x, work)
-        pull = per_sample(plan.step_pull[steps], x) * batch.mask
-        run.advance(work, run.step(prediction, work) - pull * (x - batch.target_x), prediction.x0)
+        x_next = run.step(prediction, work, plan.step_pull[steps], x, address)
+        run.advance(work, x_next, prediction.x0)
 
     def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
         """The final canvas, painted in work order or merged."""
@@ -173,42 +149,61 @@ class SyncVC(Method):
             return run.canvas.merge(views)
         return run.canvas.composite(views, run.order)
 
-    def _optimise(self, run: Run, batch: _Batch) -> torch.Tensor:
-        """K iterations of Adam; returns the controlled views x~."""
-        control, first, second = (torch.zeros_like(batch.x) for _ in range(3))
-        x, eps_free = batch.x, batch.x
-        finite = torch.ones(len(batch.work), dtype=torch.bool, device=run.device)
+    def _optimise(
+        self, run: Run, work: Work, start: torch.Tensor, address: Address, steps: torch.Tensor
+    ) -> torch.Tensor:
+        """K iterations of Adam from views ``start`` [B, C, h, w]; returns the controlled views x~."""
+        plan, (place, index, mask, period) = run.prepared, address
+        guidance = start.new_full((len(work),), run.guidance_scale)
+        a, b = run.at("a", work), run.at("b", work)
+        control, first, second = (torch.zeros_like(start) for _ in range(3))
+        x, eps_free = start, start
         for iteration in range(self.iterations):
-            leaf = x.detach().requires_grad_()
-            with torch.enable_grad():
-                prediction = run.predict(leaf, batch.work)
-            x0, eps = prediction.x0.detach(), prediction.eps.detach()
+            at = run.evaluate(x, work)
             if iteration == 0:
                 # u = 0: this evaluation is the prior's own prediction, and is never computed twice.
-                eps_free = eps
-            _, g_x0, g_eps, direct = ops.control_grad(
-                leaf.detach(),
-                x0,
-                eps,
+                eps_free = at.eps
+            _, overlap_gradient = ops.overlap_loss(at.x0, run.pool_x0, place, index, mask, period)
+            _, cotangent, direct, peak = ops.control_grad(
+                x,
+                at.eps,
                 eps_free,
-                self.control_strength * control,
-                batch.target_x0,
-                batch.target_x,
-                batch.mask,
-                batch.eps_pull,
+                control if self.control_strength == 1.0 else self.control_strength * control,
+                overlap_gradient,
+                self._reward_gradient(run, work, at.x0) if self.rewards else None,
+                run.pool_x,
+                place,
+                index,
+                mask,
+                plan.eps_pull[steps],
+                a,
+                b,
+                guidance,
+                plan.kl[steps],
                 self.reward_weight,
-                batch.kl,
                 self.control_cost,
+                period,
+                at.kind,
+                at.guided,
             )
-            if self.rewards:
-                g_x0 = g_x0 - self._reward_gradient(run, batch.work, x0)
-            gradient = run.pullback(leaf, prediction, g_x0, g_eps) + direct
-            finite &= torch.isfinite(gradient).flatten(1).all(1)
-            lr = self.lr[iteration]
-            x = ops.control_update(control, first, second, gradient, batch.x, iteration, lr, self.control_strength)
-        # One synchronisation a batch, after the loop: the host must not wait inside it.
+            vjp, scale = run.pullback(at, cotangent, peak)
+            x = ops.control_update(
+                control,
+                first,
+                second,
+                vjp,
+                scale,
+                direct,
+                start,
+                iteration,
+                self.lr[iteration],
+                self.control_strength,
+            )
+        # A gradient that is not finite leaves its mark on the control for good, so one look after the loop is enough:
+        # the host must not wait inside it.
+        finite = torch.isfinite(control).flatten(1).all(1)
         if not bool(finite.all()):
-            view, step = batch.work[int((~finite).nonzero()[0, 0])]
+            view, step = work[int((~finite).nonzero()[0, 0])]
             raise FloatingPointError(
                 f"the control's gradient is not finite at view {view}, step {step}: lower reward_weight or lr, or run "
                 "the prior in float32 or bfloat16."
@@ -231,40 +226,9 @@ class SyncVC(Method):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a run's steps and views need: per-step coefficients [T] and per-view masks [N, 1, h, w]."""
+    """What a run's steps and views need: who reads whom, and per-step coefficients [T]."""
 
     neighbours: Neighbours
-    masks: torch.Tensor
     eps_pull: torch.Tensor
     step_pull: torch.Tensor
     kl: torch.Tensor
-
-    def targets(self, work: Work, x: torch.Tensor, read: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
-        """What neighbours show in each item's cells [B, C, h, w]; ``read(view, step)`` gives a tensor [C, h, w]."""
-        return torch.stack(
-            [
-                self.neighbours.target(i, lambda j, k=k: read(j, k), like)  # type: ignore[misc]
-                for (i, k), like in zip(work, x, strict=True)
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One batch of work with its fixed quantities; tensors are [B, ...]."""
-
-    work: Work
-    x: torch.Tensor
-    target_x: torch.Tensor
-    target_x0: torch.Tensor
-    mask: torch.Tensor
-    eps_pull: torch.Tensor
-    kl: torch.Tensor
-
-    def rows(self, rows: list[int]) -> _Batch:
-        """The batch's items ``rows``."""
-        if len(rows) == len(self.work):
-            return self
-        pick = torch.tensor(rows, device=self.x.device)
-        tensors = (self.x, self.target_x, self.target_x0, self.mask, self.eps_pull, self.kl)
-        return _Batch([self.work[n] for n in rows], *(t[pick] for t in tensors))

@@ -56,9 +56,7 @@ def histogram_distance(
             f"histogram_distance got a picture of {tuple(picture.shape[-2:])} and a window of {(height, width)}; "
             "it needs room for two windows that do not overlap: use a smaller window."
         )
-    histograms = [
-        hsv_histogram(picture[..., y : y + height, x : x + width]) for y in rows for x in columns
-    ]
+    histograms = [hsv_histogram(picture[..., y : y + height, x : x + width]) for y in rows for x in columns]
     first, second = torch.combinations(torch.arange(len(histograms))).unbind(-1)
     stacked = torch.stack(histograms)
     return compare(stacked[first], stacked[second]).mean(0)

@@ -1,21 +1,33 @@
-"""Tensor functions between two network calls: for each, the eager reference that is its specification.
+"""Tensor functions between two network calls: for each, the eager reference that is its specification, fast backends.
 
-Ops know no method, canvas or prior; they take tensors and per-sample coefficients.
+Ops know no method, canvas or prior; they take tensors and per-sample coefficients. Each is registered with
+`torch.library` as ``fastsync::<name>``, so that compiled code passes through it; `dispatch` chooses the backend.
 """
 
-from .accumulate import accumulate, merge
+from .accumulate import accumulate, crop, merge
 from .cfg_tweedie import cfg_tweedie
 from .control_grad import control_grad
 from .control_update import control_update
 from .ddim_step import ddim_step
 from .overlap_loss import overlap_loss
+from .resample import resample, splat
+from .taps import Taps
+from .transform import inverse_permutation, transform
+from .uv_accumulate import uv_accumulate
 
 __all__ = [
+    "Taps",
     "accumulate",
     "cfg_tweedie",
     "control_grad",
     "control_update",
+    "crop",
     "ddim_step",
+    "inverse_permutation",
     "merge",
     "overlap_loss",
+    "resample",
+    "splat",
+    "transform",
+    "uv_accumulate",
 ]

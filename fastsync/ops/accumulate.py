@@ -3,35 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from . import dispatch
 
-def accumulate(
-    views: torch.Tensor, rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor], size: tuple[int, int]
+
+def _at(origins: torch.Tensor, window: Sequence[int], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Canvas rows [N, h, 1] and columns [N, 1, w] of each window's cells."""
+    y = (torch.arange(window[0], device=origins.device) + origins[:, :1]) % size[0]
+    x = (torch.arange(window[1], device=origins.device) + origins[:, 1:]) % size[1]
+    return y[:, :, None], x[:, None, :]
+
+
+def crop(z: torch.Tensor, origins: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+    """Windows [N, C, h, w] of a canvas z [1, C, H, W] at origins int64 [N, 2] (y, x), wrapped around the borders."""
+    y, x = _at(origins, window, z.shape[2:])
+    return z[0][:, y, x].transpose(0, 1)
+
+
+def accumulate_reference(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """``sum_i P_i^T x^i``, window by window."""
+    canvas = views.new_zeros(1, views.shape[1], *size)
+    y, x = _at(origins, views.shape[2:], size)
+    for i, view in enumerate(views):
+        canvas[0][:, y[i], x[i]] += view
+    return canvas
+
+
+def merge_reference(
+    views: torch.Tensor,
+    weights: torch.Tensor,
+    origins: torch.Tensor,
+    size: Sequence[int],
+    previous: torch.Tensor | None,
 ) -> torch.Tensor:
+    """``sum P^T W x / sum P^T W 1``, ``previous`` where no view has weight."""
+    total = accumulate_reference(weights.to(views).expand(len(views), -1, -1, -1), origins, size)
+    canvas = accumulate_reference(weights.to(views) * views, origins, size)
+    background = torch.zeros_like(canvas) if previous is None else previous.to(canvas)
+    return torch.where(total > 0, canvas / torch.where(total > 0, total, 1), background)
+
+
+@torch.library.custom_op("fastsync::accumulate", mutates_args=())
+def _accumulate(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return dispatch.choose("accumulate", views)(views, origins, size)
+
+
+@_accumulate.register_fake
+def _(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return views.new_empty(1, views.shape[1], *size)
+
+
+def _remember_accumulate(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    views, origins, _ = inputs
+    ctx.window = views.shape[2:]
+    ctx.save_for_backward(origins)
+
+
+def _accumulate_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+    return crop(g, ctx.saved_tensors[0], ctx.window), None, None
+
+
+_accumulate.register_autograd(_accumulate_backward, setup_context=_remember_accumulate)
+
+
+@torch.library.custom_op("fastsync::merge", mutates_args=())
+def _merge(
+    views: torch.Tensor,
+    weights: torch.Tensor,
+    origins: torch.Tensor,
+    size: Sequence[int],
+    previous: torch.Tensor | None,
+) -> torch.Tensor:
+    return dispatch.choose("merge", views)(views, weights, origins, size, previous)
+
+
+@_merge.register_fake
+def _(
+    views: torch.Tensor, weights: torch.Tensor, origins: torch.Tensor, size: Sequence[int], previous: Any
+) -> torch.Tensor:
+    return views.new_empty(1, views.shape[1], *size)
+
+
+def _remember_merge(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    views, weights, origins, ctx.size, previous = inputs
+    ctx.window, ctx.count, ctx.keeps = views.shape[2:], len(views), previous is not None
+    ctx.save_for_backward(weights, origins)
+
+
+def _merge_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+    weights, origins = ctx.saved_tensors
+    weights = weights.to(g)
+    total = _accumulate(weights.expand(ctx.count, -1, -1, -1).contiguous(), origins, ctx.size)
+    covered = total > 0
+    g_views = weights * crop(torch.where(covered, g / torch.where(covered, total, 1), 0), origins, ctx.window)
+    return g_views, None, None, None, (torch.where(covered, 0, g) if ctx.keeps else None)
+
+
+_merge.register_autograd(_merge_backward, setup_context=_remember_merge)
+
+
+def accumulate(views: torch.Tensor, origins: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Sum windows into a canvas: the adjoint of cropping, ``sum_i P_i^T x^i``.
 
     Args:
         views: [N, C, h, w].
-        rows, columns: N index tensors each, int64 [h] and [w]: the canvas row and column of every view row and column
-            (wrapped where a window closes a loop).
+        origins: int64 [N, 2], canvas (y, x) of each window's first cell; windows wrap around the canvas's borders.
         size: canvas (H, W).
 
     Returns:
-        Canvas [1, C, H, W]. The views are added in their order, so equal inputs give equal bits.
+        Canvas [1, C, H, W]; views are added in their order, so equal inputs give equal bits. Differentiable in views.
     """
-    canvas = views.new_zeros(1, views.shape[1], *size)
-    for view, y, x in zip(views, rows, columns, strict=True):
-        canvas[0][:, y[:, None], x] += view
-    return canvas
+    _check("accumulate", views, origins, size)
+    return _accumulate(views, origins, list(size))
 
 
 def merge(
     views: torch.Tensor,
     weights: torch.Tensor,
-    rows: Sequence[torch.Tensor],
-    columns: Sequence[torch.Tensor],
+    origins: torch.Tensor,
     size: tuple[int, int],
     previous: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -40,10 +132,25 @@ def merge(
     Args:
         views: [N, C, h, w].
         weights: [N or 1, 1, h, w], non-negative.
-        rows, columns, size: as in :func:`accumulate`.
+        origins, size: as in :func:`accumulate`.
         previous: [1, C, H, W], kept where no view has weight (zero if None).
+
+    Differentiable in views and previous.
     """
-    total = accumulate(weights.to(views).expand(views.shape[0], -1, -1, -1), rows, columns, size)
-    canvas = accumulate(weights.to(views) * views, rows, columns, size) / total.clamp_min(torch.finfo(views.dtype).tiny)
-    background = torch.zeros_like(canvas) if previous is None else previous.to(canvas)
-    return torch.where(total > 0, canvas, background)
+    _check("merge", views, origins, size)
+    if weights.shape[0] not in (1, len(views)) or weights.shape[1:] != (1, *views.shape[2:]):
+        expected = [f"{len(views)} or 1", 1, *views.shape[2:]]
+        raise ValueError(f"merge: weights must be {expected}, got {list(weights.shape)}.")
+    if previous is not None and previous.shape != (1, views.shape[1], *size):
+        raise ValueError(f"merge: previous must be {[1, views.shape[1], *size]}, got {list(previous.shape)}.")
+    return _merge(views, weights, origins, list(size), previous)
+
+
+def _check(name: str, views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> None:
+    if views.ndim != 4 or origins.shape != (len(views), 2) or origins.dtype != torch.int64:
+        raise ValueError(
+            f"{name}: views must be [N, C, h, w] and origins int64 [N, 2], got {list(views.shape)} and "
+            f"{origins.dtype} {list(origins.shape)}."
+        )
+    if any(side < cells for side, cells in zip(size, views.shape[2:], strict=True)):
+        raise ValueError(f"{name}: a canvas of {tuple(size)} is smaller than its windows {tuple(views.shape[2:])}.")

@@ -1,55 +1,202 @@
-"""Closed-form gradients of SyncVC's loss, up to the network."""
+"""Closed-form gradients of SyncVC's loss, from the estimates back to the raw network output."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
-from .overlap_loss import overlap_loss
+from . import dispatch, neighbour
+from .cfg_tweedie import PREDICTION_TYPES, linear_form
 from .shapes import per_sample
+
+ESTIMATES = "estimates"  # the prediction type of a prior that hands out (x0, eps) and no raw output
+
+
+def reference(
+    x: torch.Tensor,
+    eps: torch.Tensor,
+    eps_free: torch.Tensor,
+    control: torch.Tensor,
+    overlap_gradient: torch.Tensor,
+    reward_gradient: torch.Tensor | None,
+    source: torch.Tensor,
+    place: torch.Tensor,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    coupling: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    guidance: torch.Tensor,
+    kl_weight: torch.Tensor,
+    reward_weight: float,
+    control_cost: float,
+    period: Sequence[int],
+    prediction_type: str,
+    guided: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The formulas of :func:`control_grad`."""
+    target, weight = neighbour.read(source, place, index, mask, period, x)
+    pull, kappa = per_sample(coupling, x) * weight, per_sample(kl_weight, x)
+    deviation = eps + torch.where(weight != 0, pull * (x - target), 0) - eps_free
+    loss = kl_weight.to(x) * deviation.square().flatten(1).sum(1) + control_cost * control.square().flatten(1).sum(1)
+    g_eps = 2.0 * kappa * deviation
+    g_x0 = reward_weight * overlap_gradient
+    if reward_gradient is not None:
+        g_x0 = g_x0 - reward_gradient
+    direct = pull * g_eps + 2.0 * control_cost * control
+    if prediction_type == ESTIMATES:
+        g_raw = torch.cat([g_x0, g_eps])
+    else:
+        px, pr, qx, qr = (per_sample(c, x) for c in linear_form(a, b, prediction_type))
+        direct = direct + px * g_x0 + qx * g_eps
+        g_raw = pr * g_x0 + qr * g_eps
+        if guided:
+            s = per_sample(guidance, x)
+            g_raw = torch.cat([(1.0 - s) * g_raw, s * g_raw])
+    peak = g_raw.abs().reshape(-1, *x.shape).flatten(2).amax(2).amax(0)
+    return loss, g_raw, direct, peak
+
+
+@torch.library.custom_op("fastsync::control_grad", mutates_args=())
+def _op(
+    x: torch.Tensor,
+    eps: torch.Tensor,
+    eps_free: torch.Tensor,
+    control: torch.Tensor,
+    overlap_gradient: torch.Tensor,
+    reward_gradient: torch.Tensor | None,
+    source: torch.Tensor,
+    place: torch.Tensor,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    coupling: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    guidance: torch.Tensor,
+    kl_weight: torch.Tensor,
+    reward_weight: float,
+    control_cost: float,
+    period: Sequence[int],
+    prediction_type: str,
+    guided: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    address = (source, place, index, mask)
+    numbers = (coupling, a, b, guidance, kl_weight, reward_weight, control_cost, period, prediction_type, guided)
+    tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient)
+    return dispatch.choose("control_grad", x)(*tensors, *address, *numbers)
+
+
+def _halves(prediction_type: str, guided: bool) -> int:
+    return 2 if guided or prediction_type == ESTIMATES else 1
+
+
+@_op.register_fake
+def _(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    batch = x.shape[0]
+    g_raw = x.new_empty(_halves(rest[-2], rest[-1]) * batch, *x.shape[1:])
+    return x.new_empty(batch), g_raw, torch.empty_like(x), x.new_empty(batch)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, eps, eps_free, control, _, reward_gradient, source, place, index, mask = inputs[:10]
+    coupling, a, b, guidance, kl_weight = inputs[10:15]
+    ctx.reward_weight, ctx.control_cost, ctx.period, ctx.prediction_type, ctx.guided = inputs[15:]
+    ctx.rewarded = reward_gradient is not None
+    ctx.save_for_backward(
+        x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight
+    )  # fmt: skip
+    ctx.mark_non_differentiable(output[3])
+
+
+def _backward(
+    ctx: Any, g_loss: torch.Tensor, g_raw: torch.Tensor, g_direct: torch.Tensor, _: torch.Tensor
+) -> tuple[Any, ...]:
+    x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight = ctx.saved_tensors
+    target, weight = neighbour.read(source, place, index, mask, ctx.period, x)
+    pull, kappa = per_sample(coupling, x) * weight, per_sample(kl_weight, x)
+    deviation = eps + torch.where(weight != 0, pull * (x - target), 0) - eps_free
+    # Back to the two cotangents, which are linear in what the forward was given.
+    if ctx.prediction_type == ESTIMATES:
+        to_x0, to_eps = g_raw.chunk(2)
+        to_eps = to_eps + pull * g_direct
+    else:
+        if ctx.guided:
+            s = per_sample(guidance, x)
+            low, high = g_raw.chunk(2)
+            g_raw = (1.0 - s) * low + s * high
+        px, pr, qx, qr = (per_sample(c, x) for c in linear_form(a, b, ctx.prediction_type))
+        to_x0 = pr * g_raw + px * g_direct
+        to_eps = qr * g_raw + (pull + qx) * g_direct
+    per_view = per_sample(g_loss, x)
+    g_deviation = 2.0 * kappa * (to_eps + per_view * deviation)
+    g_x = torch.where(weight != 0, pull * g_deviation, 0)
+    g_control = 2.0 * ctx.control_cost * (g_direct + per_view * control)
+    g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[6] else None
+    g_reward = -to_x0 if ctx.rewarded else None
+    gradients = (g_x, g_deviation, -g_deviation, g_control, ctx.reward_weight * to_x0, g_reward, g_source)
+    return (*gradients, *[None] * 13)
+
+
+_op.register_autograd(_backward, setup_context=_remember)
 
 
 def control_grad(
     x: torch.Tensor,
-    x0: torch.Tensor,
     eps: torch.Tensor,
     eps_free: torch.Tensor,
     control: torch.Tensor,
-    target_x0: torch.Tensor,
-    target_x: torch.Tensor,
-    mask: torch.Tensor,
+    overlap_gradient: torch.Tensor,
+    reward_gradient: torch.Tensor | None,
+    source: torch.Tensor,
+    place: torch.Tensor,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
     coupling: torch.Tensor,
-    reward_weight: float,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    guidance: torch.Tensor,
     kl_weight: torch.Tensor,
+    reward_weight: float,
     control_cost: float,
+    period: Sequence[int],
+    prediction_type: str,
+    guided: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss and cotangents of ``w |M (x0 - y0)|^2 + kappa |eps~ - eps_free|^2 + c |control|^2``.
+    """Cotangents of ``w |M (x0 - y0)|^2 - rewards + kappa |eps~ - eps_free|^2 + c |control|^2``.
 
-    ``eps~ = eps + coupling M (x - y)`` is the coupled prediction (DESIGN.md section 4, SyncVC).
+    ``eps~ = eps + coupling M (x - y)`` is the coupled prediction (DESIGN.md section 4, SyncVC). With
+    ``g_x0 = w overlap_gradient - reward_gradient``, ``g_eps = 2 kappa (eps~ - eps_free)`` and :func:`linear_form`:
+
+    - ``g_r = pr g_x0 + qr g_eps``, for the network's conditional half times ``s``, for the other times ``1 - s``;
+    - ``direct = coupling M g_eps + 2 c control + px g_x0 + qx g_eps``, what does not pass through the network.
 
     Args:
         x: controlled noisy views ``x + gamma u`` [B, C, h, w].
-        x0, eps: the prior's prediction at ``x``, [B, C, h, w].
-        eps_free: the prior's prediction without control, [B, C, h, w].
-        control: ``gamma u`` [B, C, h, w].
-        target_x0, target_x: neighbours' clean estimate ``y0`` and noisy state ``y`` in the view's cells, [B, C, h, w].
-        mask: ``M`` [B, 1, h, w].
+        eps: the prior's prediction at ``x``; eps_free: its prediction without control; control: ``gamma u``;
+            overlap_gradient, reward_gradient: on the clean estimate; all [B, C, h, w].
+        source, place, index, mask, period: where each view reads its neighbour's noisy state y, and M; see
+            :mod:`fastsync.ops.neighbour`.
         coupling: [B], ``(1/lambda)(t/T_max) / b_t``.
-        reward_weight: ``w``.
+        a, b: [B], coefficients at each sample's time. guidance: [B], s.
         kl_weight: [B], ``kappa`` times the scheme's coefficient.
-        control_cost: ``c``.
+        reward_weight, control_cost: ``w`` and ``c``.
+        prediction_type: of the raw output, or ``"estimates"`` for a prior that only hands out (x0, eps).
+        guided: whether the raw output has two halves, the unconditional one first.
 
     Returns:
-        ``(loss [B], d/dx0, d/deps, d/dx direct)``; the last is the part of the gradient on ``x`` that does not pass
-        through the network.
+        ``(loss [B] without the overlap's and rewards', g_raw [B or 2 B, C, h, w], direct [B, C, h, w], peak [B])``; with
+        ``"estimates"`` g_raw is ``(g_x0, g_eps)`` one after the other. peak is the largest ``|g_raw|`` of a sample.
     """
-    loss, gradient_x0 = overlap_loss(x0, target_x0, mask)
-    pull = per_sample(coupling, x) * mask
-    deviation = eps + pull * (x - target_x) - eps_free
-    gradient_eps = 2.0 * per_sample(kl_weight, x) * deviation
-    direct = gradient_eps * pull + 2.0 * control_cost * control
-    loss = (
-        reward_weight * loss
-        + kl_weight.to(loss) * deviation.square().flatten(1).sum(1)
-        + control_cost * control.square().flatten(1).sum(1)
-    )
-    return loss, reward_weight * gradient_x0, gradient_eps, direct
+    if prediction_type not in (*PREDICTION_TYPES, ESTIMATES):
+        kinds = ", ".join((*PREDICTION_TYPES, ESTIMATES))
+        raise ValueError(f"prediction_type must be one of {kinds}, got {prediction_type!r}.")
+    for name, tensor in (("eps", eps), ("eps_free", eps_free), ("control", control), ("overlap", overlap_gradient)):
+        if tensor.shape != x.shape:
+            raise ValueError(f"control_grad: {name} must have x's shape {list(x.shape)}, got {list(tensor.shape)}.")
+    neighbour.check("control_grad", x, source, place, index, mask, period)
+    tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient, source, place, index, mask)
+    numbers = (coupling, a, b, guidance, kl_weight, float(reward_weight), float(control_cost), list(period))
+    loss, g_raw, direct, peak = _op(*tensors, *numbers, prediction_type, guided)
+    return loss, g_raw, direct, peak

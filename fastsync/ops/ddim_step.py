@@ -1,10 +1,86 @@
-"""The step from time t to time s."""
+"""The step from time t to time s, with the coupling to neighbours that some methods add."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
+from . import dispatch, neighbour
 from .shapes import per_sample
+
+
+def reference(
+    x0: torch.Tensor,
+    eps: torch.Tensor,
+    a_next: torch.Tensor,
+    direction: torch.Tensor,
+    sigma: torch.Tensor,
+    noise: torch.Tensor | None,
+    pull: torch.Tensor | None,
+    x: torch.Tensor | None,
+    source: torch.Tensor | None,
+    place: torch.Tensor | None,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    period: Sequence[int],
+) -> torch.Tensor:
+    """``x_s = a_s x0 + direction eps + sigma noise - pull M (x - y)``."""
+    x_next = per_sample(a_next, x0) * x0 + per_sample(direction, x0) * eps
+    if noise is not None:
+        x_next = x_next + per_sample(sigma, x0) * noise
+    if pull is not None and x is not None and source is not None and place is not None:
+        target, weight = neighbour.read(source, place, index, mask, period, x0)
+        x_next = x_next - torch.where(weight != 0, per_sample(pull, x0) * weight * (x - target), 0)
+    return x_next
+
+
+@torch.library.custom_op("fastsync::ddim_step", mutates_args=())
+def _op(
+    x0: torch.Tensor,
+    eps: torch.Tensor,
+    a_next: torch.Tensor,
+    direction: torch.Tensor,
+    sigma: torch.Tensor,
+    noise: torch.Tensor | None,
+    pull: torch.Tensor | None,
+    x: torch.Tensor | None,
+    source: torch.Tensor | None,
+    place: torch.Tensor | None,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    period: Sequence[int],
+) -> torch.Tensor:
+    arguments = (x0, eps, a_next, direction, sigma, noise, pull, x, source, place, index, mask, period)
+    return dispatch.choose("ddim_step", x0)(*arguments)
+
+
+@_op.register_fake
+def _(x0: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(x0)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x0, _, a_next, direction, sigma, noise, pull, _, source, place, index, mask, ctx.period = inputs
+    ctx.save_for_backward(a_next, direction, sigma, pull, source, place, index, mask)
+    ctx.noisy = noise is not None
+
+
+def _backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+    a_next, direction, sigma, pull, source, place, index, mask = ctx.saved_tensors
+    g_noise = per_sample(sigma, g) * g if ctx.noisy else None
+    g_x = g_source = None
+    if pull is not None:
+        inside, _ = neighbour.cells(source, place, index, ctx.period, g)
+        weight = inside[:, None].to(g.dtype) if mask is None else torch.where(inside[:, None], mask.to(g.dtype), 0)
+        g_x = -per_sample(pull, g) * weight * g
+        g_source = neighbour.scatter(-g_x, source, place, index, ctx.period)
+    g_x0, g_eps = per_sample(a_next, g) * g, per_sample(direction, g) * g
+    return g_x0, g_eps, None, None, None, g_noise, None, g_x, g_source, None, None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_remember)
 
 
 def ddim_step(
@@ -14,8 +90,15 @@ def ddim_step(
     direction: torch.Tensor,
     sigma: torch.Tensor,
     noise: torch.Tensor | None = None,
+    pull: torch.Tensor | None = None,
+    x: torch.Tensor | None = None,
+    source: torch.Tensor | None = None,
+    place: torch.Tensor | None = None,
+    index: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    period: Sequence[int] = (0, 0),
 ) -> torch.Tensor:
-    """``x_s = a_s x0 + sqrt(b_s^2 - sigma^2) eps + sigma noise`` (DDIM, Song 2021, eq. 12).
+    """``x_s = a_s x0 + sqrt(b_s^2 - sigma^2) eps + sigma noise - g M (x - y)`` (DDIM, Song 2021, eq. 12).
 
     Args:
         x0, eps: [B, C, h, w].
@@ -23,8 +106,16 @@ def ddim_step(
         direction: [B], ``sqrt(b_s^2 - sigma^2)``.
         sigma: [B]; read only with ``noise``.
         noise: [B, C, h, w] of unit variance, or None for a deterministic step.
+        pull: [B], ``g``: each view x [B, C, h, w] is drawn to its neighbour's noisy state y (SyncSDE, SyncVC); None for
+            no such term. Needs ``x``, ``source``, ``place``; the rest as in :mod:`fastsync.ops.neighbour`.
+
+    Differentiable in x0, eps, noise, x and source.
     """
-    x = per_sample(a_next, x0) * x0 + per_sample(direction, x0) * eps
-    if noise is not None:
-        x = x + per_sample(sigma, x0) * noise
-    return x
+    if eps.shape != x0.shape or (noise is not None and noise.shape != x0.shape):
+        raise ValueError(f"ddim_step: eps and noise must have x0's shape {list(x0.shape)}, got {list(eps.shape)}.")
+    if pull is not None:
+        if x is None or source is None or place is None or x.shape != x0.shape:
+            raise ValueError("ddim_step: pull needs x (of x0's shape), source and place: pass them, or leave pull out.")
+        neighbour.check("ddim_step", x0, source, place, index, mask, period)
+    arguments = (noise, pull, x, source, place, index, mask, list(period))
+    return _op(x0, eps, a_next, direction, sigma, *arguments)

@@ -81,23 +81,33 @@ class NetworkPrior:
 
         A single time or condition serves all views.
         """
+        return self.convert(self.raw(x, t, cond, uncond), x, t, guidance_scale)
+
+    def raw(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The network's own output [B, C, h, w]; with ``uncond`` [2 B, C, h, w], the unconditional half first."""
         t = t.expand(len(x))
         cond, uncond = (c if c is None else c.expand(len(x), *c.shape[1:]) for c in (cond, uncond))
-        a, b = self.schedule.coefficients(t)
         if uncond is None:
-            raw, raw_uncond = self.network(x, t, cond), None
+            raw = self.network(x, t, cond)
         elif cond is None:
             raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
         else:
-            both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, cond]))
-            raw_uncond, raw = both.chunk(2)
+            raw = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, cond]))
         if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:
             warnings.warn(
                 "the network's output does not depend on x as far as autograd can see, so controls take it for a "
                 "constant: remove torch.no_grad, detach or inference_mode from the network if it is not.",
                 stacklevel=2,
             )
-        x0, eps = ops.cfg_tweedie(raw, raw_uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
+        return raw
+
+    def convert(self, raw: torch.Tensor, x: torch.Tensor, t: torch.Tensor, guidance_scale: float) -> Prediction:
+        """Guided and clipped estimates from the output of ``raw`` at the same x and t."""
+        a, b = self.schedule.coefficients(t.expand(len(x)))
+        raw_uncond, raw_cond = raw.chunk(2) if len(raw) == 2 * len(x) else (None, raw)
+        x0, eps = ops.cfg_tweedie(raw_cond, raw_uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
         return Prediction(self.schedule.clip(x0), eps)
 
     @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fastsync import zoo
+from fastsync.files import replacing
 from fastsync.zoo import scenes
 from fastsync.zoo.classifier import HEADS, SceneClassifier
 
@@ -130,7 +133,7 @@ def main(
     windows: Annotated[int, typer.Option(help="Generated windows.")] = 256,
     real: Annotated[int, typer.Option(help="Held-out procedural windows.")] = 512,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 30,
-    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 3.0,
+    guidance: Annotated[float | None, typer.Option(help="Scale of guidance; default: the prior's own.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     folder: Annotated[Path | None, typer.Option(help="Folder with NAME and NAME-classifier; default: the zoo.")] = None,
@@ -143,23 +146,23 @@ def main(
     for target in (output, picture):
         if target is not None and not target.resolve().parent.is_dir():
             raise typer.BadParameter(f"{target} cannot be written: there is no folder {target.resolve().parent}.")
+    if guidance is None:
+        guidance = zoo.guidance_scale(name)
     source = zoo.path(name) if folder is None else str(folder / name)
-    pipeline = StableDiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    pipeline = StableDiffusionPipeline.from_pretrained(source).to(device, torch.float32)
     classifier = SceneClassifier.load(None if folder is None else folder / f"{name}-classifier")
     report, images = evaluate(pipeline, classifier, windows, steps, guidance, seed, real)
+    report["versions"] = {package: version(package) for package in ("fastsync", "torch", "diffusers", "transformers")}
+    report["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     text = json.dumps(report, indent=2)
     if output is None:
         print(text)
     else:
-        _write(output, lambda path: path.write_text(text + "\n"))
+        with replacing(output) as temporary:
+            temporary.write_text(text + "\n")
     if picture is not None:
-        _write(picture, sheet(images).save)
-
-
-def _write(path: Path, write: Any) -> None:
-    from fastsync.zoo.training.run import save_atomically
-
-    save_atomically(path, write)
+        with replacing(picture) as temporary:
+            sheet(images).save(temporary)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,25 @@ def test_neighbours_take_the_latest_earlier_view(canvas, seed):
                 sources.add(j)
         assert sorted(neighbours.sources[i]) == sorted(sources)
         assert torch.equal(neighbours.mask(i), mask)
-        assert torch.equal(neighbours.target(i, lambda j: views[j], views[i]), target)
+        assert torch.equal(neighbours.target(i, views), target)
         painted |= {cell: (i, *local) for local, cell in cells(canvas, i).items()}
+        if neighbours.shift[i] is not None:
+            # The shift says the same as the tables.
+            source, dy, dx = neighbours.shift[i]
+            py, px = neighbours.period
+            h, w = canvas.window
+            for r in range(h):
+                for c in range(w):
+                    y, x = (r + dy) % py if py else r + dy, (c + dx) % px if px else c + dx
+                    inside = source >= 0 and 0 <= y < h and 0 <= x < w
+                    assert bool(mask[0, r, c]) == inside
+                    assert not inside or torch.equal(target[:, r, c], views[source, :, y, x])
+
+
+def test_chains_are_read_by_plain_shifts():
+    assert WideCanvas((4, 16), (4, 6), 4).neighbours(range(4)).shift == [(-1, 0, 0), (0, 0, 4), (1, 0, 4), (2, 0, 2)]
+    loop = WideCanvas((4, 12), (4, 6), 4, loop=True).neighbours([1, 2, 0])
+    assert loop.shift[1:] == [(-1, 0, 0), (1, 0, 4)] and loop.shift[0] is None and loop.period == (0, 12)
 
 
 @given(canvases(), ORDER_SEEDS)
@@ -132,7 +149,7 @@ def test_a_loop_covers_the_seam():
     z = torch.arange(16.0).reshape(1, 1, 2, 8)
     assert canvas.project(z)[2, 0, 0].tolist() == [6.0, 7.0, 0.0, 1.0]
     # Some window holds each pair of neighbouring columns, the pair (7, 0) too.
-    pairs = {(canvas._columns[i][k].item(), canvas._columns[i][k + 1].item()) for i in range(3) for k in range(3)}
+    pairs = {((x + k) % 8, (x + k + 1) % 8) for _, x in canvas.origins for k in range(3)}
     assert pairs >= {(k, (k + 1) % 8) for k in range(8)}
     # The closing window meets both its neighbours.
     assert sorted(canvas.neighbours(range(3)).sources[2]) == [0, 1]

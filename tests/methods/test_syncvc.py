@@ -5,7 +5,6 @@ from reference_syncvc import run_syncvc
 
 import fastsync as fs
 from fastsync import ops
-from fastsync.priors import Prediction
 from fastsync.run import Run
 
 CANVASES = {
@@ -181,29 +180,24 @@ def test_loss_and_gradient_on_a_linear_gaussian_prior():
         None,
         [(), (0,)],
         [0, 1],
+        [2, 2],
         torch.float64,
         torch.device("cpu"),
     )
+    run.at = lambda name, work: {"timesteps": t, "a": a, "b": b}[name]
+    place = torch.tensor([[0, 0, 0], [1, 0, 0]])
+    ones = torch.ones(2, dtype=torch.float64)
 
     def evaluate(control):
-        leaf = (x + control).requires_grad_()
-        with torch.enable_grad():
-            prediction = Prediction(*prior.predict(leaf, t, mu, None, 1.0))
-        loss, g_x0, g_eps, direct = ops.control_grad(
-            leaf.detach(),
-            prediction.x0.detach(),
-            prediction.eps.detach(),
-            free,
-            control,
-            y0,
-            y,
-            mask,
-            pull,
-            w,
-            kappa,
-            c,
-        )
-        return loss, run.pullback(leaf, prediction, g_x0, g_eps) + direct
+        at = run.evaluate(x + control, [(0, 0), (1, 0)])
+        overlap, g_overlap = ops.overlap_loss(at.x0, y0, place, None, mask)
+        loss, cotangent, direct, peak = ops.control_grad(
+            at.x.detach(), at.eps, free, control, g_overlap, None, y, place, None, mask, pull, a, b, ones, kappa, w, c,
+            (0, 0), at.kind, at.guided,
+        )  # fmt: skip
+        vjp, scale = run.pullback(at, cotangent, peak)
+        assert scale is None
+        return w * overlap + loss, vjp + direct
 
     loss, gradient = evaluate(control)
     for i in range(2):
@@ -257,14 +251,20 @@ def independent(correlated=True):
 
 
 def test_the_loss_falls(monkeypatch):
-    losses, original = [], ops.control_grad
+    losses, overlap_loss, control_grad = [], ops.overlap_loss, ops.control_grad
 
-    def spy(*args):
-        result = original(*args)
-        losses.append(float(result[0].sum()))
+    def overlap(*args):
+        result = overlap_loss(*args)
+        losses.append(10.0 * float(result[0].sum()))
         return result
 
-    monkeypatch.setattr(ops, "control_grad", spy)
+    def rest(*args):
+        result = control_grad(*args)
+        losses[-1] += float(result[0].sum())
+        return result
+
+    monkeypatch.setattr(ops, "overlap_loss", overlap)
+    monkeypatch.setattr(ops, "control_grad", rest)
     optimised(reward_weight=10.0)
     losses = torch.tensor(losses).reshape(6, 100)
     assert (losses[:, -1] < 0.95 * losses[:, 0]).all() and losses[-1, -1] < 0.01 * losses[-1, 0]
@@ -448,8 +448,8 @@ def test_half_precision_backward_does_not_overflow(monkeypatch):
     assert out.views.dtype == torch.float32
     assert relative(out.views, fs.sample(single, canvas, method, **common).views) < 1e-2
 
-    def unscaled(self, x, prediction, g_x0, g_eps):
-        return torch.autograd.grad(prediction, x, (g_x0, g_eps))[0]
+    def unscaled(self, evaluation, cotangent, peak):
+        return torch.autograd.grad(evaluation.raw, evaluation.x, cotangent.to(evaluation.raw.dtype))[0], None
 
     monkeypatch.setattr(Run, "pullback", unscaled)
     with pytest.raises(FloatingPointError, match="view 1, step 0"):

@@ -31,9 +31,7 @@ def test_prediction_is_the_unet_with_guidance(pipe):
     assert cond.shape == uncond.shape == (2, tiny.TOKENS, tiny.WIDTH)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([801, 41])
     rows = []
-    handle = pipe.unet.register_forward_hook(
-        lambda m, args, kwargs, out: rows.append((args, kwargs)), with_kwargs=True
-    )
+    handle = pipe.unet.register_forward_hook(lambda m, args, kwargs, out: rows.append((args, kwargs)), with_kwargs=True)
     prediction = prior.predict(x, t, cond, uncond, 4.0)
     handle.remove()
     [(args, kwargs)] = rows

@@ -62,7 +62,7 @@ def test_unknown_names_are_one_sentence():
 @shipped
 def test_the_shipped_prior_is_small_and_half_precision():
     folder = Path(zoo.path("scenes"))
-    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 24 * 2**20
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 24_000_000
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline" and index["safety_checker"] == [None, None]
 

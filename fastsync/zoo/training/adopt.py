@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from fastsync.files import replacing
 from fastsync.zoo.training.export import WEIGHTS
-from fastsync.zoo.training.run import Run, save_atomically
+from fastsync.zoo.training.run import Run
 
 
 def adopt(run: Run, source: Path | None = None) -> None:
@@ -28,4 +29,5 @@ def adopt(run: Run, source: Path | None = None) -> None:
             raise FileExistsError(f"{path} is there already; give another folder with --work, or move it away.")
         weights = {name: module.float().state_dict() for name, module in modules.items()}
         state: dict[str, Any] = {"modules": weights, "average": weights, "step": 0, "spent": 0.0}
-        save_atomically(path, lambda temporary, state=state: torch.save(state, temporary))  # type: ignore[misc]
+        with replacing(path) as temporary:
+            torch.save(state, temporary)

@@ -6,15 +6,15 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from fastsync.files import replacing
 from fastsync.zoo import scenes
-from fastsync.zoo.training.run import Run, save_atomically
+from fastsync.zoo.training.run import Run
 
 WIDTH = 384  # a training picture is three windows wide
 HELD_OUT = 2**40  # seeds from here on are never trained on
@@ -46,7 +46,7 @@ def paint(run: Run, count: int = 12_000, workers: int = 2) -> None:
     drawn = draw_scenes(count, run.draws(1))
     chunks = [(drawn[i : i + _CHUNK], width, height) for i in range(0, count, _CHUNK)]
 
-    def write(path: Path) -> None:
+    with replacing(run.work / "scenes.bin") as path:
         images = np.memmap(path, np.uint8, "w+", shape=(count, height, width, 3))
         with tqdm(total=count, desc="data", unit="picture", disable=not run.progress, mininterval=5) as bar:
             for index, block in enumerate(_rendered(chunks, workers)):
@@ -54,9 +54,9 @@ def paint(run: Run, count: int = 12_000, workers: int = 2) -> None:
                 bar.update(len(block))
         images.flush()
 
-    save_atomically(run.work / "scenes.bin", write)
-    index = {"width": width, "height": height, "scenes": [asdict(scene) for scene in drawn]}
-    save_atomically(run.work / "scenes.json", lambda path: path.write_text(json.dumps(index)))
+    table = {"width": width, "height": height, "scenes": [asdict(scene) for scene in drawn]}
+    with replacing(run.work / "scenes.json") as path:
+        path.write_text(json.dumps(table))
 
 
 def _rendered(chunks: list[tuple[list[scenes.Scene], int, int]], workers: int) -> Iterator[NDArray[np.uint8]]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from fastsync.files import replacing
 from fastsync.zoo import scenes
 from fastsync.zoo.models import make_tokenizer, make_vae
 from fastsync.zoo.training.data import Pictures
-from fastsync.zoo.training.run import Run, save_atomically
+from fastsync.zoo.training.run import Run
 from fastsync.zoo.training.vae import normalise_latents
 
 CAPTIONS = 12  # of each picture
@@ -38,15 +39,18 @@ def encode_windows(run: Run, batch: int = 4) -> None:
     tokenizer = make_tokenizer(scenes.vocabulary(), run.size.tokens)
     tokenizer.save_pretrained(run.work / "tokenizer")
     captions = tokenise(tokenizer, pictures.scenes, run.draws(4))
-    save_atomically(run.work / "captions.npy", lambda path: np.save(path, captions))
+    with replacing(run.work / "captions.npy") as path:
+        np.save(path, captions)
 
     latents = _encode(run, vae, pictures, batch)
     mean = latents.mean((0, 2, 3), dtype=np.float64).astype(np.float32)
     std = latents.std((0, 2, 3), dtype=np.float64).astype(np.float32)
     normalise_latents(vae, torch.from_numpy(mean).to(run.device), torch.from_numpy(std).to(run.device))
     latents = ((latents - mean[:, None, None]) / std[:, None, None]).astype(np.float16)
-    save_atomically(run.work / "latents.npy", lambda path: np.save(path, latents))
-    save_atomically(run.work / "latents.pt", lambda path: torch.save(vae.state_dict(), path))
+    with replacing(run.work / "latents.npy") as path:
+        np.save(path, latents)
+    with replacing(run.work / "latents.pt") as path:
+        torch.save(vae.state_dict(), path)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from fastsync.files import replacing
 from fastsync.zoo.models import Size
 from fastsync.zoo.training.muon import Muon
 
@@ -67,16 +67,6 @@ class Run:
         if self.device.type == "cuda":
             return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module.to(self.device)
-
-
-def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file, which then takes the place of `path`."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def learning_rate(progress: float, step: int, peak: float, warmup: int, floor: float = 0.01) -> float:
@@ -145,7 +135,8 @@ def fit(
             "step": step,
             "spent": spent,
         }
-        save_atomically(path, lambda temporary: torch.save(state, temporary))
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def done() -> float:
         return step / max(steps, 1) if budget is None else spent / max(budget, 1e-9)

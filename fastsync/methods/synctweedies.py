@@ -1,0 +1,37 @@
+"""SyncTweedies (Kim 2024): the clean estimates are merged, and every view steps towards the merge."""
+
+from __future__ import annotations
+
+import torch
+
+from ..priors.base import Prediction
+from ..run import Run
+from ..scheduling import Work
+from .base import Method
+
+
+class SyncTweedies(Method):
+    """``x0' = project(merge(x0))`` and ``eps' = (x_t - a x0') / b``, then the step (Kim et al. 2024, case 2).
+
+    One evaluation a view and step.
+    """
+
+    joins = True
+
+    def begin(self, run: Run) -> dict[int, torch.Tensor]:
+        """Clean estimates of the step under way, by view."""
+        return {}
+
+    def advance(self, run: Run, work: Work) -> None:
+        """Ask the prior; the step itself waits for all views."""
+        x = run.states(work)
+        x0 = run.predict(x, work).x0
+        run.prepared.update({i: clean for (i, _), clean in zip(work, x0, strict=True)})
+
+    def synchronise(self, run: Run, step: int) -> None:
+        """Step all views with the merged estimate and the eps that belongs to it."""
+        work = [(i, step) for i in range(run.canvas.num_views)]
+        x = run.states(work)
+        x0 = run.canvas.project(run.canvas.merge(torch.stack([run.prepared[i] for i, _ in work])))
+        a, b = (run.at(name, work).to(x.dtype).reshape(-1, 1, 1, 1) for name in ("a", "b"))
+        run.advance(work, run.step(Prediction(x0, (x - a * x0) / b), work), x0)
