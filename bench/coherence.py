@@ -12,7 +12,8 @@ import typer
 
 from bench.cases import add_summary, run_cases
 from bench.machine import RESULTS
-from bench.strips import QUALITIES, WINDOWS, Strip, averages, excess, fingerprint, measure
+from bench.strips import QUALITIES, WINDOWS, Strip, averages, excess, measure
+from fastsync import zoo
 
 PROMPTS = {
     "a wide view of the alps": "mountains",
@@ -35,7 +36,7 @@ def main(
     """Samples and measures every prompt and seed with every method."""
     prompts, seeds, steps = (list(PROMPTS)[:2], SEEDS[:1], 10) if quick else (list(PROMPTS), SEEDS, STEPS)
     output = output or RESULTS / ("coherence_scenes_quick.json" if quick else "coherence_scenes.json")
-    settings = {"prior": "scenes", "weights": fingerprint(), "windows": WINDOWS, "steps": steps}
+    settings = {"prior": "scenes", "weights": zoo.fingerprint(), "windows": WINDOWS, "steps": steps}
     cases = {
         f"{method} | {prompt} | {seed}": Strip(prompt, PROMPTS[prompt], seed, method, steps, device=device)
         for prompt in prompts

@@ -1,10 +1,8 @@
 """One wide picture of an embedded prior, sampled and measured: what the demo, the sweep and the final test share."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -14,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 import fastsync as fs
-from fastsync import zoo
 from fastsync.metrics import crispness, histogram_distance, overlap_disagreement
 from fastsync.pipeline import METHODS, SyncPipelineOutput
 from fastsync.zoo.classifier import HEADS, SceneClassifier
@@ -123,14 +120,6 @@ def excess(row: Mapping[str, float], independent: Mapping[str, float]) -> dict[s
 def pixels(image: Image.Image) -> Tensor:
     """A PIL image as float32 [3, H, W] in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-
-
-def fingerprint() -> str:
-    """Of the prior's and the classifier's weights: results of other weights must not be mixed with theirs."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(zoo.path("scenes")).parent.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @cache

@@ -19,7 +19,8 @@ import typer
 
 from bench.cases import add_summary, run_cases
 from bench.machine import RESULTS
-from bench.strips import QUALITIES, WINDOWS, Strip, averages, excess, fingerprint, measure
+from bench.strips import QUALITIES, WINDOWS, Strip, averages, excess, measure
+from fastsync import zoo
 
 PROMPTS = {"mountains": "mountains", "the desert": "dunes", "ocean waves": "sea", "a photo of a city": "city"}
 SEEDS = (1000,)
@@ -51,7 +52,7 @@ def main(
     """Walks the stages; every picture is kept, so that a second call goes on where the first stopped."""
     prompts, seeds, steps = (list(PROMPTS)[:1], SEEDS[:1], 10) if quick else (list(PROMPTS), SEEDS, STEPS)
     output = output or RESULTS / ("sweep_syncvc_scenes_quick.json" if quick else "sweep_syncvc_scenes.json")
-    header = {"prior": "scenes", "weights": fingerprint(), "windows": WINDOWS, "steps": steps}
+    header = {"prior": "scenes", "weights": zoo.fingerprint(), "windows": WINDOWS, "steps": steps}
     cases: dict[str, Strip] = {}
 
     def add(name: str, method: str, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
 from .canvases import Canvas, WideCanvas
-from .methods import Independent, Method, MultiDiffusion, SyncVC
+from .methods import Independent, Method, MultiDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline, SyncPipelineOutput
 from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
 from .run import Stats
@@ -22,6 +22,8 @@ __all__ = [
     "SyncOutput",
     "SyncPipeline",
     "SyncPipelineOutput",
+    "SyncSDE",
+    "SyncTweedies",
     "SyncVC",
     "WideCanvas",
     "sample",

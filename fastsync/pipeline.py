@@ -14,7 +14,7 @@ import torch
 from . import zoo
 from .canvases import WideCanvas
 from .errors import check_choice, check_device, check_int, check_number, shown
-from .methods import Independent, Method, MultiDiffusion, SyncVC
+from .methods import Independent, Method, MultiDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .priors import DiffusersPrior
 from .run import Stats
 from .sampler import sample
@@ -23,6 +23,8 @@ from .scheduling import Order
 METHODS: dict[str, type[Method]] = {
     "syncvc": SyncVC,
     "multidiffusion": MultiDiffusion,
+    "synctweedies": SyncTweedies,
+    "syncsde": SyncSDE,
     "independent": Independent,
 }
 OutputType = Literal["pil", "np", "pt", "latent"]

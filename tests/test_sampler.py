@@ -8,6 +8,8 @@ from fastsync import scheduling
 METHODS = {
     "independent": fs.Independent,
     "multidiffusion": fs.MultiDiffusion,
+    "synctweedies": fs.SyncTweedies,
+    "syncsde": fs.SyncSDE,
     "syncvc": lambda: fs.SyncVC(iterations=2),
 }
 SHAPE = (2, 4, 6)

@@ -3,6 +3,8 @@
 from .base import Method
 from .independent import Independent
 from .multidiffusion import MultiDiffusion
+from .syncsde import SyncSDE
+from .synctweedies import SyncTweedies
 from .syncvc import SyncVC
 
-__all__ = ["Independent", "Method", "MultiDiffusion", "SyncVC"]
+__all__ = ["Independent", "Method", "MultiDiffusion", "SyncSDE", "SyncTweedies", "SyncVC"]

@@ -152,6 +152,7 @@ def main(
     pipeline = StableDiffusionPipeline.from_pretrained(source).to(device, torch.float32)
     classifier = SceneClassifier.load(None if folder is None else folder / f"{name}-classifier")
     report, images = evaluate(pipeline, classifier, windows, steps, guidance, seed, real)
+    report["weights"] = zoo.fingerprint(name) if folder is None else None
     report["versions"] = {package: version(package) for package in ("fastsync", "torch", "diffusers", "transformers")}
     report["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     text = json.dumps(report, indent=2)

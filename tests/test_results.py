@@ -1,0 +1,57 @@
+"""The committed figures keep their promises and belong to the committed weights."""
+
+import json
+
+import pytest
+
+from bench.machine import RESULTS
+from fastsync.zoo import fingerprint
+
+
+def load(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+def test_evaluation_of_the_scenes_prior():
+    report = load("evaluate_scenes.json")
+    assert report["weights"] == fingerprint()
+    assert report["windows"] == 256
+    assert report["generated"]["time"] >= 0.95 and report["generated"]["place"] >= 0.85
+    assert min(report["real"][name] for name in ("place", "time", "weather")) >= 0.98
+
+
+def test_syncvc_is_coherent_and_stays_crisp():
+    result = load("coherence_scenes.json")
+    assert result["settings"]["weights"] == fingerprint()
+    cases = result["cases"]
+    assert len(cases) == 3 * 6 * 8 and result["settings"]["windows"] == 4
+
+    def mean(method, figure):
+        values = [row[figure] for name, row in cases.items() if name.startswith(f"{method} |")]
+        return sum(values) / len(values)
+
+    assert mean("syncvc", "chi_square") <= 0.5 * mean("multidiffusion", "chi_square")
+    assert mean("syncvc", "disagreement") <= mean("independent", "disagreement") / 6
+    # View 1 has no control: the windows are compared with single samples of the look that they share.
+    assert mean("syncvc", "crispness") == pytest.approx(mean("independent", "first_crispness"), rel=0.1)
+    for name in ("place_confidence", "time_confidence"):
+        assert mean("syncvc", name) >= 0.9 * mean("independent", f"single_{name}")
+
+
+def test_the_sweep_chose_the_defaults():
+    import fastsync as fs
+
+    result = load("sweep_syncvc_scenes.json")
+    assert result["settings"]["weights"] == fingerprint()
+    best, method = result["summary"]["best"], fs.SyncVC()
+    assert set(method.lr) == {best["lr"]}
+    assert {name: getattr(method, name) for name in best if name != "lr"} == {
+        k: v for k, v in best.items() if k != "lr"
+    }
+
+
+def test_the_final_test_uses_other_prompts_and_seeds_than_the_sweep():
+    from bench import coherence, sweep_syncvc
+
+    assert not set(coherence.PROMPTS) & set(sweep_syncvc.PROMPTS)
+    assert not set(coherence.SEEDS) & set(sweep_syncvc.SEEDS)
