@@ -1,7 +1,7 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
 from .canvases import Canvas, WideCanvas
-from .methods import Independent, Method, MultiDiffusion, SyncSDE, SyncTweedies, SyncVC
+from .methods import Independent, Method, MultiDiffusion, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline, SyncPipelineOutput
 from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
 from .run import Stats
@@ -20,6 +20,7 @@ __all__ = [
     "Prior",
     "Stats",
     "SyncOutput",
+    "SyncDiffusion",
     "SyncPipeline",
     "SyncPipelineOutput",
     "SyncSDE",

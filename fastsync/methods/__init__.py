@@ -3,8 +3,9 @@
 from .base import Method
 from .independent import Independent
 from .multidiffusion import MultiDiffusion
+from .syncdiffusion import SyncDiffusion
 from .syncsde import SyncSDE
 from .synctweedies import SyncTweedies
 from .syncvc import SyncVC
 
-__all__ = ["Independent", "Method", "MultiDiffusion", "SyncSDE", "SyncTweedies", "SyncVC"]
+__all__ = ["Independent", "Method", "MultiDiffusion", "SyncDiffusion", "SyncSDE", "SyncTweedies", "SyncVC"]

@@ -1,0 +1,109 @@
+"""SyncDiffusion (Lee 2023): windows are pulled towards the looks of an anchor window, then MultiDiffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from ..canvases.base import Canvas
+from ..errors import check_int, check_number, shown
+from ..run import Run
+from ..scheduling import Order, Work
+from .multidiffusion import MultiDiffusion
+
+Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SyncDiffusion(MultiDiffusion):
+    """Before each step ``x <- x - w_k grad_x L(D(x0(x)), D(x0(anchor)))`` with ``w_k = w 0.95^k``, then MultiDiffusion.
+
+    The anchor is the view in the middle; its prediction is made once a step, without gradient. The gradient is the raw
+    one, through guidance, decoder and the decoder's clamp. Every other view spends two evaluations and one gradient at
+    a step that moves it, the anchor one evaluation.
+
+    Args:
+        weight: w; 0 is MultiDiffusion.
+        decay: of the weight, from step to step.
+        until: only the first ``until`` steps move views; all if None.
+        every: only every so many steps move views.
+        perceptual: ``L(a, b) -> scalar`` of two pictures [1, 3, H, W] in [-1, 1], differentiable in a (LPIPS, style).
+        decode: clean views [B, C, h, w] to pictures [B, 3, H, W]; the prior's own decoder if None.
+    """
+
+    orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
+
+    def __init__(
+        self,
+        weight: float = 20.0,
+        decay: float = 0.95,
+        until: int | None = None,
+        every: int = 1,
+        perceptual: Perceptual | None = None,
+        decode: Decode | None = None,
+    ) -> None:
+        super().__init__("uniform")
+        self.weight = check_number("weight", weight, minimum=0.0)
+        self.decay = check_number("decay", decay, minimum=0.0)
+        self.until = None if until is None else check_int("until", until, minimum=0)
+        self.every = check_int("every", every)
+        if perceptual is None and self.weight > 0:
+            raise ValueError(
+                "SyncDiffusion needs perceptual=: a function L(a, b) -> scalar of two pictures [1, 3, H, W], e.g. "
+                "lpips.LPIPS(net='vgg'); with weight=0 it needs none."
+            )
+        for name, function in (("perceptual", perceptual), ("decode", decode)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, got {shown(function)}.")
+        self.perceptual, self.decode = perceptual, decode
+
+    def view_order(self, canvas: Canvas) -> list[int]:
+        """The anchor first."""
+        anchor = canvas.num_views // 2
+        return [anchor, *(i for i in range(canvas.num_views) if i != anchor)]
+
+    def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Everyone reads the anchor."""
+        return [() if i == order[0] else (order[0],) for i in range(canvas.num_views)]
+
+    def begin(self, run: Run) -> dict[int, Any]:
+        """The anchor's picture by step; at most the one under way."""
+        return {}
+
+    def advance(self, run: Run, work: Work) -> None:
+        """Move the batch's views towards the anchor's looks, then take them one step on."""
+        step = work[0][1]
+        x = run.states(work)
+        if self._moves(step) and run.sources[work[0][0]]:
+            x = x - self.weight * self.decay**step * self._gradient(run, work, x)
+        prediction = run.predict(x, work)
+        run.advance(work, run.step(prediction, work), prediction.x0)
+
+    def _moves(self, step: int) -> bool:
+        return self.weight > 0 and step % self.every == 0 and (self.until is None or step < self.until)
+
+    def _gradient(self, run: Run, work: Work, x: torch.Tensor) -> torch.Tensor:
+        """Of the sum of the views' distances to the anchor's picture, on their noisy states [B, C, h, w]."""
+        assert self.perceptual is not None
+        decode, step = self.decode or run.prior.decode, work[0][1]
+        if step not in run.prepared:
+            run.prepared.clear()
+            run.prepared[step] = decode(run.x0(run.order[0], step)[None])
+        anchor = run.prepared[step]
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            pictures = decode(run.predict(leaf, work).x0)
+            distances = [torch.as_tensor(self.perceptual(p[None], anchor)).reshape(()) for p in pictures]
+            total = torch.stack(distances).sum()
+        run.stats.gradients += len(work) * (1 if run.uncond is None else 2)
+        gradient: torch.Tensor = torch.autograd.grad(total, leaf)[0]
+        finite = torch.isfinite(gradient).flatten(1).all(1)
+        if not bool(finite.all()):
+            view, step = work[int((~finite).nonzero()[0, 0])]
+            raise FloatingPointError(
+                f"the perceptual gradient is not finite at view {view}, step {step}: lower weight, or run the prior in "
+                "float32 or bfloat16."
+            )
+        return gradient
