@@ -7,7 +7,6 @@ cases hold odd sizes, empty and full overlaps, strided and channels-last layouts
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -324,6 +323,8 @@ def copied(arguments: Arguments) -> Arguments:
 def check(op: str, kernel: Callable[..., Any], arguments: Arguments) -> None:
     """Compare ``kernel(*arguments)`` with the reference in float64: values, dtypes, shapes, NaNs, what is mutated.
 
+    Results must be contiguous, whatever the arguments' layout, and share no memory with each other or an argument.
+
     Raises:
         AssertionError: a difference, or an argument was changed that must not be.
     """
@@ -332,13 +333,19 @@ def check(op: str, kernel: Callable[..., Any], arguments: Arguments) -> None:
     got = kernel(*given)
     outputs = [(value,) if isinstance(value, torch.Tensor) else tuple(value) for value in (got, expected, plain)]
     assert len(outputs[0]) == len(outputs[1])
+    held = [t.untyped_storage().data_ptr() for t in (*outputs[0], *given) if isinstance(t, torch.Tensor)]
+    for number, out in enumerate(outputs[0]):
+        assert out.is_contiguous(), f"{op}, output {number} has strides {out.stride()}"
+        assert held.count(out.untyped_storage().data_ptr()) == 1, f"{op}, output {number} shares memory"
     for position in MUTATED.get(op, ()):
         outputs[0] += (given[position],)
         outputs[1] += (exact[position],)
         outputs[2] += (arguments[position],)
     tolerance = TOLERANCE[state_dtype(op, arguments)]
     for number, (mine, right, like) in enumerate(zip(*outputs, strict=True)):
-        assert mine.dtype == like.dtype and mine.shape == like.shape, f"{op}, output {number}: {mine.dtype}, {mine.shape}"
+        assert mine.dtype == like.dtype and mine.shape == like.shape, (
+            f"{op}, output {number}: {mine.dtype}, {mine.shape}"
+        )
         size = right[right.isfinite()].abs().max() if bool(right.isfinite().any()) else 0.0
         torch.testing.assert_close(
             mine.double(),
@@ -351,8 +358,3 @@ def check(op: str, kernel: Callable[..., Any], arguments: Arguments) -> None:
     for position, (before, after) in enumerate(zip(arguments, given, strict=True)):
         if isinstance(before, torch.Tensor) and position not in MUTATED.get(op, ()):
             assert torch.equal(before.nan_to_num(7.0), after.nan_to_num(7.0)), f"{op} changed argument {position}"
-
-
-def module(op: str) -> Any:
-    """The module of an op's reference, for tests that reach into it."""
-    return importlib.import_module(reference(op).__module__)

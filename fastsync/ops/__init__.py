@@ -2,6 +2,8 @@
 
 Ops know no method, canvas or prior; they take tensors and per-sample coefficients. Each is registered with
 `torch.library` as ``fastsync::<name>``, so that compiled code passes through it; `dispatch` chooses the backend.
+Results are contiguous, whatever the arguments' layout, and share no memory with an argument or each other. Half types
+are computed in float32.
 """
 
 from .accumulate import accumulate, crop, merge

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from . import dispatch
+from .shapes import widened
 
 
 def _at(origins: torch.Tensor, window: Sequence[int], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,11 +26,11 @@ def crop(z: torch.Tensor, origins: torch.Tensor, window: Sequence[int]) -> torch
 
 def accumulate_reference(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """``sum_i P_i^T x^i``, window by window."""
-    canvas = views.new_zeros(1, views.shape[1], *size)
+    canvas = widened(views.new_zeros(1, views.shape[1], *size))
     y, x = _at(origins, views.shape[2:], size)
     for i, view in enumerate(views):
         canvas[0][:, y[i], x[i]] += view
-    return canvas
+    return canvas.to(views.dtype)
 
 
 def merge_reference(
@@ -40,10 +41,11 @@ def merge_reference(
     previous: torch.Tensor | None,
 ) -> torch.Tensor:
     """``sum P^T W x / sum P^T W 1``, ``previous`` where no view has weight."""
-    total = accumulate_reference(weights.to(views).expand(len(views), -1, -1, -1), origins, size)
-    canvas = accumulate_reference(weights.to(views) * views, origins, size)
+    weights = weights.to(widened(views))
+    total = accumulate_reference(weights.expand(len(views), -1, -1, -1), origins, size)
+    canvas = accumulate_reference(torch.where(weights != 0, weights * views, 0), origins, size)
     background = torch.zeros_like(canvas) if previous is None else previous.to(canvas)
-    return torch.where(total > 0, canvas / torch.where(total > 0, total, 1), background)
+    return torch.where(total > 0, canvas / torch.where(total > 0, total, 1), background).to(views.dtype)
 
 
 @torch.library.custom_op("fastsync::accumulate", mutates_args=())
@@ -98,7 +100,8 @@ def _merge_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
     weights = weights.to(g)
     total = _accumulate(weights.expand(ctx.count, -1, -1, -1).contiguous(), origins, ctx.size)
     covered = total > 0
-    g_views = weights * crop(torch.where(covered, g / torch.where(covered, total, 1), 0), origins, ctx.window)
+    mean = torch.where(covered, g / torch.where(covered, total, 1), 0)
+    g_views = torch.where(weights != 0, weights * crop(mean, origins, ctx.window), 0)
     return g_views, None, None, None, (torch.where(covered, 0, g) if ctx.keeps else None)
 
 
@@ -131,7 +134,7 @@ def merge(
 
     Args:
         views: [N, C, h, w].
-        weights: [N or 1, 1, h, w], non-negative.
+        weights: [N or 1, 1, h, w], non-negative; where a weight is 0 the view is not read.
         origins, size: as in :func:`accumulate`.
         previous: [1, C, H, W], kept where no view has weight (zero if None).
 
@@ -143,7 +146,7 @@ def merge(
         raise ValueError(f"merge: weights must be {expected}, got {list(weights.shape)}.")
     if previous is not None and previous.shape != (1, views.shape[1], *size):
         raise ValueError(f"merge: previous must be {[1, views.shape[1], *size]}, got {list(previous.shape)}.")
-    return _merge(views, weights, origins, list(size), previous)
+    return _merge(views, weights.to(views.dtype), origins, list(size), previous)
 
 
 def _check(name: str, views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> None:

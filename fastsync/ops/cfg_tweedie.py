@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from . import dispatch
-from .shapes import per_sample
+from .shapes import check_per_sample, check_same, per_sample, widened
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 
@@ -46,20 +46,21 @@ def reference(
     prediction_type: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``r = u + s (c - u)``, then :func:`linear_form`; computed in x's precision, in float32 at least."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    noisy, r = x.to(wide), raw.to(wide)
+    noisy = widened(x)
+    r = raw.to(noisy.dtype)
     if raw_uncond is not None:
-        u = raw_uncond.to(wide)
+        u = raw_uncond.to(noisy.dtype)
         r = u + per_sample(guidance, noisy) * (r - u)
     a_, b_ = per_sample(a, noisy), per_sample(b, noisy)
     if prediction_type == "epsilon":
+        # Custom ops must not hand out their inputs: a copy.
         x0, eps = (noisy - b_ * r) / a_, r.clone()
     elif prediction_type == "sample":
         x0, eps = r.clone(), (noisy - a_ * r) / b_
     else:
         px, pr, qx, qr = linear_form(a_, b_, prediction_type)
         x0, eps = px * noisy + pr * r, qx * noisy + qr * r
-    return x0.to(x.dtype), eps.to(x.dtype)
+    return x0.to(x.dtype).contiguous(), eps.to(x.dtype).contiguous()
 
 
 @torch.library.custom_op("fastsync::cfg_tweedie", mutates_args=())
@@ -77,7 +78,7 @@ def _op(
 
 @_op.register_fake
 def _(raw: torch.Tensor, raw_uncond: torch.Tensor | None, x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
-    return torch.empty_like(x), torch.empty_like(x)
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -89,8 +90,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, g_x0: torch.Tensor, g_eps: torch.Tensor) -> tuple[Any, ...]:
     a, b, guidance = ctx.saved_tensors
     raw, uncond, x = ctx.dtypes
-    wide = g_x0.to(torch.promote_types(x, torch.float32))
-    px, pr, qx, qr = (per_sample(c, wide) for c in linear_form(a.to(wide.dtype), b.to(wide.dtype), ctx.prediction_type))
+    wide = widened(g_x0)
+    px, pr, qx, qr = (per_sample(c, wide) for c in linear_form(a, b, ctx.prediction_type))
     g_r = pr * wide + qr * g_eps
     s = per_sample(guidance, wide)
     g_raw = (g_r if uncond is None else s * g_r).to(raw)
@@ -126,10 +127,9 @@ def cfg_tweedie(
     """
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}.")
-    if raw.shape != x.shape or (raw_uncond is not None and raw_uncond.shape != x.shape):
-        got = [list(t.shape) for t in (raw, raw_uncond) if t is not None]
-        raise ValueError(f"cfg_tweedie: raw outputs must have x's shape {list(x.shape)}, got {got}.")
+    check_same("cfg_tweedie", "x", x.shape, raw=raw, raw_uncond=raw_uncond)
     if not isinstance(guidance_scale, torch.Tensor):
         guidance_scale = a.new_full((len(x),), float(guidance_scale))
+    check_per_sample("cfg_tweedie", len(x), a=a, b=b, guidance_scale=guidance_scale)
     x0, eps = _op(raw, raw_uncond, x, a, b, guidance_scale, prediction_type)
     return x0, eps

@@ -9,7 +9,7 @@ import torch
 
 from . import dispatch, neighbour
 from .cfg_tweedie import PREDICTION_TYPES, linear_form
-from .shapes import per_sample
+from .shapes import check_per_sample, check_same, per_sample, widened
 
 ESTIMATES = "estimates"  # the prediction type of a prior that hands out (x0, eps) and no raw output
 
@@ -37,12 +37,13 @@ def reference(
     guided: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The formulas of :func:`control_grad`."""
+    dtype, x, control = x.dtype, widened(x), widened(control)
     target, weight = neighbour.read(source, place, index, mask, period, x)
     pull, kappa = per_sample(coupling, x) * weight, per_sample(kl_weight, x)
     deviation = eps + torch.where(weight != 0, pull * (x - target), 0) - eps_free
     loss = kl_weight.to(x) * deviation.square().flatten(1).sum(1) + control_cost * control.square().flatten(1).sum(1)
     g_eps = 2.0 * kappa * deviation
-    g_x0 = reward_weight * overlap_gradient
+    g_x0 = reward_weight * widened(overlap_gradient)
     if reward_gradient is not None:
         g_x0 = g_x0 - reward_gradient
     direct = pull * g_eps + 2.0 * control_cost * control
@@ -56,7 +57,7 @@ def reference(
             s = per_sample(guidance, x)
             g_raw = torch.cat([(1.0 - s) * g_raw, s * g_raw])
     peak = g_raw.abs().reshape(-1, *x.shape).flatten(2).amax(2).amax(0)
-    return loss, g_raw, direct, peak
+    return loss.to(dtype), g_raw.to(dtype).contiguous(), direct.to(dtype).contiguous(), peak.to(dtype)
 
 
 @torch.library.custom_op("fastsync::control_grad", mutates_args=())
@@ -96,7 +97,7 @@ def _halves(prediction_type: str, guided: bool) -> int:
 def _(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     batch = x.shape[0]
     g_raw = x.new_empty(_halves(rest[-2], rest[-1]) * batch, *x.shape[1:])
-    return x.new_empty(batch), g_raw, torch.empty_like(x), x.new_empty(batch)
+    return x.new_empty(batch), g_raw, x.new_empty(x.shape), x.new_empty(batch)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -104,9 +105,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...
     coupling, a, b, guidance, kl_weight = inputs[10:15]
     ctx.reward_weight, ctx.control_cost, ctx.period, ctx.prediction_type, ctx.guided = inputs[15:]
     ctx.rewarded = reward_gradient is not None
-    ctx.save_for_backward(
-        x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight
-    )  # fmt: skip
+    ctx.save_for_backward(x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight)
     ctx.mark_non_differentiable(output[3])
 
 
@@ -114,6 +113,7 @@ def _backward(
     ctx: Any, g_loss: torch.Tensor, g_raw: torch.Tensor, g_direct: torch.Tensor, _: torch.Tensor
 ) -> tuple[Any, ...]:
     x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight = ctx.saved_tensors
+    dtype, x, control, g_raw, g_direct = x.dtype, *(widened(t) for t in (x, control, g_raw, g_direct))
     target, weight = neighbour.read(source, place, index, mask, ctx.period, x)
     pull, kappa = per_sample(coupling, x) * weight, per_sample(kl_weight, x)
     deviation = eps + torch.where(weight != 0, pull * (x - target), 0) - eps_free
@@ -135,8 +135,8 @@ def _backward(
     g_control = 2.0 * ctx.control_cost * (g_direct + per_view * control)
     g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[6] else None
     g_reward = -to_x0 if ctx.rewarded else None
-    gradients = (g_x, g_deviation, -g_deviation, g_control, ctx.reward_weight * to_x0, g_reward, g_source)
-    return (*gradients, *[None] * 13)
+    gradients = (g_x, g_deviation, -g_deviation, g_control, ctx.reward_weight * to_x0, g_reward)
+    return *(None if g is None else g.to(dtype) for g in gradients), g_source, *[None] * 13
 
 
 _op.register_autograd(_backward, setup_context=_remember)
@@ -186,15 +186,16 @@ def control_grad(
         guided: whether the raw output has two halves, the unconditional one first.
 
     Returns:
-        ``(loss [B] without the overlap's and rewards', g_raw [B or 2 B, C, h, w], direct [B, C, h, w], peak [B])``; with
+        ``(loss [B] without overlap and rewards, g_raw [B or 2 B, C, h, w], direct [B, C, h, w], peak [B])``; with
         ``"estimates"`` g_raw is ``(g_x0, g_eps)`` one after the other. peak is the largest ``|g_raw|`` of a sample.
     """
     if prediction_type not in (*PREDICTION_TYPES, ESTIMATES):
         kinds = ", ".join((*PREDICTION_TYPES, ESTIMATES))
         raise ValueError(f"prediction_type must be one of {kinds}, got {prediction_type!r}.")
-    for name, tensor in (("eps", eps), ("eps_free", eps_free), ("control", control), ("overlap", overlap_gradient)):
-        if tensor.shape != x.shape:
-            raise ValueError(f"control_grad: {name} must have x's shape {list(x.shape)}, got {list(tensor.shape)}.")
+    check_same("control_grad", "x", x.shape, eps=eps, eps_free=eps_free, control=control)
+    check_same("control_grad", "x", x.shape, overlap_gradient=overlap_gradient, reward_gradient=reward_gradient)
+    numbers_a_sample = {"coupling": coupling, "a": a, "b": b, "guidance": guidance, "kl_weight": kl_weight}
+    check_per_sample("control_grad", len(x), **numbers_a_sample)
     neighbour.check("control_grad", x, source, place, index, mask, period)
     tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient, source, place, index, mask)
     numbers = (coupling, a, b, guidance, kl_weight, float(reward_weight), float(control_cost), list(period))

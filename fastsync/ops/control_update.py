@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from . import dispatch
-from .shapes import per_sample
+from .shapes import check_per_sample, check_same, per_sample, widened
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -25,16 +25,18 @@ def reference(
     control_strength: float,
 ) -> torch.Tensor:
     """Adam (Kingma 2015) with gradient ``gamma (scale vjp + direct)``, in place; returns ``x + gamma u``."""
-    through = vjp.to(direct.dtype)
+    past = widened(direct)
+    through = vjp.to(past.dtype)
     if scale is not None:
-        through = through * per_sample(scale, direct)
-    g = control_strength * (through + direct)
-    first_moment.mul_(BETA1).add_(g, alpha=1 - BETA1)
-    second_moment.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-    corrected = first_moment / (1 - BETA1 ** (iteration + 1))
-    spread = (second_moment / (1 - BETA2 ** (iteration + 1))).sqrt_().add_(EPSILON)
-    control.addcdiv_(corrected, spread, value=-lr)
-    return x + control_strength * control
+        through = through * per_sample(scale, past)
+    g = control_strength * (through + past)
+    first = BETA1 * first_moment + (1 - BETA1) * g
+    second = BETA2 * second_moment + (1 - BETA2) * g * g
+    spread = (second / (1 - BETA2 ** (iteration + 1))).sqrt() + EPSILON
+    u = control - lr * (first / (1 - BETA1 ** (iteration + 1))) / spread
+    for moved, to in ((control, u), (first_moment, first), (second_moment, second)):
+        moved.copy_(to)
+    return (x + control_strength * u).to(x.dtype).contiguous()
 
 
 @torch.library.custom_op("fastsync::control_update", mutates_args=("control", "first_moment", "second_moment"))
@@ -56,7 +58,8 @@ def _op(
 
 @_op.register_fake
 def _(control: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return torch.empty_like(rest[5])
+    x = rest[5]
+    return x.new_empty(x.shape)
 
 
 def control_update(
@@ -83,8 +86,8 @@ def control_update(
         lr: step size of Adam.
         control_strength: ``gamma``.
     """
-    for name, tensor in (("control", control), ("vjp", vjp), ("direct", direct)):
-        if tensor.shape != x.shape:
-            raise ValueError(f"control_update: {name} must have x's shape {list(x.shape)}, got {list(tensor.shape)}.")
+    check_same("control_update", "x", x.shape, control=control, vjp=vjp, direct=direct)
+    check_same("control_update", "x", x.shape, first_moment=first_moment, second_moment=second_moment)
+    check_per_sample("control_update", len(x), scale=scale)
     tensors = (control, first_moment, second_moment, vjp, scale, direct, x)
     return _op(*tensors, iteration, float(lr), float(control_strength))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import dispatch, neighbour
-from .shapes import per_sample
+from .shapes import check_per_sample, check_same, per_sample, widened
 
 
 def reference(
@@ -27,13 +27,14 @@ def reference(
     period: Sequence[int],
 ) -> torch.Tensor:
     """``x_s = a_s x0 + direction eps + sigma noise - pull M (x - y)``."""
-    x_next = per_sample(a_next, x0) * x0 + per_sample(direction, x0) * eps
+    clean = widened(x0)
+    x_next = per_sample(a_next, clean) * clean + per_sample(direction, clean) * eps
     if noise is not None:
-        x_next = x_next + per_sample(sigma, x0) * noise
+        x_next = x_next + per_sample(sigma, clean) * noise
     if pull is not None and x is not None and source is not None and place is not None:
-        target, weight = neighbour.read(source, place, index, mask, period, x0)
-        x_next = x_next - torch.where(weight != 0, per_sample(pull, x0) * weight * (x - target), 0)
-    return x_next
+        target, weight = neighbour.read(source, place, index, mask, period, clean)
+        x_next = x_next - torch.where(weight != 0, per_sample(pull, clean) * weight * (x - target), 0)
+    return x_next.to(x0.dtype).contiguous()
 
 
 @torch.library.custom_op("fastsync::ddim_step", mutates_args=())
@@ -58,7 +59,7 @@ def _op(
 
 @_op.register_fake
 def _(x0: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(x0)
+    return x0.new_empty(x0.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -72,10 +73,9 @@ def _backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
     g_noise = per_sample(sigma, g) * g if ctx.noisy else None
     g_x = g_source = None
     if pull is not None:
-        inside, _ = neighbour.cells(source, place, index, ctx.period, g)
-        weight = inside[:, None].to(g.dtype) if mask is None else torch.where(inside[:, None], mask.to(g.dtype), 0)
-        g_x = -per_sample(pull, g) * weight * g
-        g_source = neighbour.scatter(-g_x, source, place, index, ctx.period)
+        weight = neighbour.weights(source, place, index, mask, ctx.period, g)
+        g_x = torch.where(weight != 0, -per_sample(pull, g) * weight * g, 0)
+        g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[8] else None
     g_x0, g_eps = per_sample(a_next, g) * g, per_sample(direction, g) * g
     return g_x0, g_eps, None, None, None, g_noise, None, g_x, g_source, None, None, None, None
 
@@ -111,11 +111,11 @@ def ddim_step(
 
     Differentiable in x0, eps, noise, x and source.
     """
-    if eps.shape != x0.shape or (noise is not None and noise.shape != x0.shape):
-        raise ValueError(f"ddim_step: eps and noise must have x0's shape {list(x0.shape)}, got {list(eps.shape)}.")
+    check_same("ddim_step", "x0", x0.shape, eps=eps, noise=noise, x=x)
+    check_per_sample("ddim_step", len(x0), a_next=a_next, direction=direction, sigma=sigma, pull=pull)
     if pull is not None:
-        if x is None or source is None or place is None or x.shape != x0.shape:
-            raise ValueError("ddim_step: pull needs x (of x0's shape), source and place: pass them, or leave pull out.")
+        if x is None or source is None or place is None:
+            raise ValueError("ddim_step: pull needs x, source and place: pass them, or leave pull out.")
         neighbour.check("ddim_step", x0, source, place, index, mask, period)
     arguments = (noise, pull, x, source, place, index, mask, list(period))
     return _op(x0, eps, a_next, direction, sigma, *arguments)

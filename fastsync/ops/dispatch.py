@@ -1,7 +1,7 @@
 """Which backend runs an op: by device, dtype and availability, or as ``FASTSYNC_BACKEND`` says.
 
 - ``eager``: the reference in PyTorch; always there.
-- ``triton``: `fastsync.kernels`; on CUDA devices; on CPUs, if forced, in Triton's interpreter (``TRITON_INTERPRET=1``).
+- ``triton``: `fastsync.kernels`; on CUDA devices, and if forced in Triton's interpreter (``TRITON_INTERPRET=1``).
 - ``native``: the C++/CUDA extension `fastsync._C`.
 
 A backend that would be faster and is missing, or one that was forced and cannot, is named in one warning.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from . import _ext
+from .examples import example
 
 BACKENDS = ("eager", "triton", "native")
 Kernel = Callable[..., Any]
@@ -38,10 +39,16 @@ _REFERENCES = {
     "uv_accumulate": "uv_accumulate:reference",
 }
 OPS = tuple(_REFERENCES)
-_TRITON = {name: name for name in OPS if name != "uv_accumulate"} | {"accumulate": "merge", "splat": "resample"}
-_NATIVE_CPU = ("overlap_loss", "transform", "accumulate", "merge", "resample", "splat", "uv_accumulate")
-_NATIVE_CUDA = ("splat", "uv_accumulate")
-_warned: set[str] = set()
+# File of fastsync.kernels that holds each op's launcher.
+_TRITON = {op: op for op in OPS if op != "uv_accumulate"} | {"accumulate": "merge", "splat": "resample"}
+_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_NATIVE = {
+    "cpu": ("overlap_loss", "transform", "accumulate", "merge", "resample", "splat", "uv_accumulate"),
+    "cuda": ("splat", "uv_accumulate"),
+}
+_NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": _TRITON_DTYPES}
+_RANKED = ("native", "triton", "eager")
+_warned: set[tuple[str, str]] = set()
 
 
 def choose(op: str, tensor: torch.Tensor) -> Kernel:
@@ -49,17 +56,16 @@ def choose(op: str, tensor: torch.Tensor) -> Kernel:
     return _choose(op, tensor.device.type, tensor.dtype, os.environ.get("FASTSYNC_BACKEND", ""))
 
 
-def available(op: str, backend: str, device: str, dtype: torch.dtype, forced: bool = False) -> str:
-    """Why ``backend`` cannot run ``op`` on tensors of that device type and dtype, with the mend; empty if it can."""
-    if backend == "eager":
-        return ""
-    if backend == "triton":
-        return _no_triton(op, device, dtype, forced)
-    return _no_native(op, device, dtype)
+def unavailable(op: str, backend: str, device: str, dtype: torch.dtype, forced: bool = False) -> str:
+    """Why ``backend`` does not run ``op`` on tensors of a device type and dtype; empty if it does.
+
+    ``forced``: whether slow paths that only tests want count, i.e. Triton's interpreter.
+    """
+    return _unsuited(op, backend, device, dtype, forced) or _missing(op, backend, device)
 
 
 def kernel(op: str, backend: str) -> Kernel:
-    """The backend's function of an op; to be called only where it is :func:`available`."""
+    """A backend's function of an op, where that is not :func:`unavailable`."""
     if backend == "native":
         return getattr(_ext.load(), op)
     if backend == "triton":
@@ -68,71 +74,121 @@ def kernel(op: str, backend: str) -> Kernel:
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
+def table() -> list[tuple[str, str, str]]:
+    """``(op, backend, status)`` of all: on which devices it runs here (in float32), or why it does not."""
+    devices = _devices()
+    rows = []
+    for op in OPS:
+        for backend in BACKENDS:
+            reasons = {device: unavailable(op, backend, device, torch.float32, forced=True) for device in devices}
+            runs = ", ".join(device for device, reason in reasons.items() if not reason)
+            rows.append((op, backend, f"runs on {runs}" if runs else reasons[devices[-1]]))
+    return rows
+
+
+def self_test(op: str, backend: str) -> str:
+    """Run ``op`` on a small example on every device where ``backend`` runs it, and compare with the reference.
+
+    Returns:
+        The largest relative deviation on each device, e.g. ``"cpu 1e-07, cuda 2e-07"``.
+
+    Raises:
+        RuntimeError: the backend does not run the op here, or computes something else.
+    """
+    devices = [d for d in _devices() if not unavailable(op, backend, d, torch.float32, forced=True)]
+    if not devices:
+        reason = unavailable(op, backend, _devices()[-1], torch.float32, forced=True)
+        raise RuntimeError(f"{op} does not run on backend {backend} here: {reason}.")
+    found = []
+    for device in devices:
+        # Two sets of equal arguments: what an op changes in place is compared as well.
+        results = []
+        for function in (kernel(op, backend), kernel(op, "eager")):
+            arguments = example(op, device)
+            outputs = function(*arguments)
+            outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+            results.append([t for t in (*outputs, *arguments) if isinstance(t, torch.Tensor) and t.is_floating_point()])
+        error = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-9)) for a, b in zip(*results, strict=True))
+        if not error < 1e-4:
+            raise RuntimeError(
+                f"{op} on backend {backend} deviates by {error:.0e} from its reference on {device}: install fastsync "
+                f"anew, and until then set FASTSYNC_BACKEND=eager."
+            )
+        found.append(f"{device} {error:.0e}")
+    return ", ".join(found)
+
+
+def _devices() -> tuple[str, ...]:
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
 @cache
 def _choose(op: str, device: str, dtype: torch.dtype, wish: str) -> Kernel:
     if wish and wish not in BACKENDS:
-        raise ValueError(
-            f"FASTSYNC_BACKEND must be one of {', '.join(BACKENDS)}, got {wish!r}: unset it to choose freely."
-        )
-    ranked: tuple[str, ...] = (
-        ("native", "triton", "eager") if op in _NATIVE_CUDA or device == "cpu" else ("triton", "eager")
-    )
+        raise ValueError(f"FASTSYNC_BACKEND must be one of {', '.join(BACKENDS)}, got {wish!r}: unset it, or set one.")
     if wish:
-        problem = available(op, wish, device, dtype, forced=True)
-        if not problem:
+        reason = unavailable(op, wish, device, dtype, forced=True)
+        if not reason:
             return kernel(op, wish)
-        _warn_once(f"FASTSYNC_BACKEND={wish} cannot run {op} on {device} tensors of {dtype}: {problem}.")
-        ranked = tuple(backend for backend in ranked if backend != wish)
-    for backend in ranked:
-        problem = available(op, backend, device, dtype)
-        if not problem:
+        _warn_once(
+            op,
+            reason,
+            f"FASTSYNC_BACKEND={wish} is not possible for {op} on {device} in {dtype}: {reason}. Another backend runs "
+            "it; unset FASTSYNC_BACKEND to choose freely.",
+        )
+    for backend in _RANKED:
+        if _unsuited(op, backend, device, dtype, forced=False):
+            continue
+        reason = _missing(op, backend, device)
+        if not reason:
             return kernel(op, backend)
-        if not wish and problem in (_ext.reason(), _missing_triton()) and not (backend == "triton" and device == "cpu"):
-            _warn_once(f"fastsync runs {op} and others on {device} tensors without its {backend} backend: {problem}.")
+        if backend != wish:
+            _warn_once("", reason, f"fastsync runs slower than it could on {device}: {reason}.")
     raise AssertionError("eager runs everywhere")
 
 
-def _no_triton(op: str, device: str, dtype: torch.dtype, forced: bool) -> str:
-    if op not in _TRITON:
-        return f"{op} has no Triton kernel; unset FASTSYNC_BACKEND"
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"Triton kernels compute in float32, not in {dtype}; unset FASTSYNC_BACKEND"
-    if device == "cpu" and not (forced and os.environ.get("TRITON_INTERPRET") == "1"):
-        return "on a CPU Triton only interprets, for tests: set TRITON_INTERPRET=1 before torch is imported"
-    if device not in ("cpu", "cuda"):
-        return f"Triton kernels do not run on {device} devices; unset FASTSYNC_BACKEND"
-    return _missing_triton()
-
-
 @cache
-def _missing_triton() -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed: pip install 'fastsync[triton]'"
-    if importlib.util.find_spec("fastsync.kernels") is None:
-        return "fastsync.kernels is not importable: install fastsync with pip install -e . or from a wheel"
+def _missing(op: str, backend: str, device: str) -> str:
+    """What this installation lacks, with the mend; empty if nothing."""
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed: pip install 'fastsync[triton]'"
+        try:
+            kernel(op, backend)
+        except Exception as error:  # whatever it is, eager still runs
+            return f"fastsync.kernels.{_TRITON[op]} does not load ({error}): install fastsync and Triton anew"
+    if backend == "native":
+        native = _ext.load()
+        if native is None:
+            return _ext.reason()
+        if not hasattr(native, op):
+            return f"fastsync._C has no {op}, it is of another version: install fastsync anew"
+        if device == "cuda" and not native.with_cuda:
+            return "fastsync._C is built without CUDA: install fastsync with FASTSYNC_BUILD=cuda, where nvcc is"
     return ""
 
 
-def _no_native(op: str, device: str, dtype: torch.dtype) -> str:
-    if device == "cuda":
-        if op not in _NATIVE_CUDA:
-            return f"{op} has no CUDA kernel in fastsync._C; unset FASTSYNC_BACKEND"
-        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            return f"fastsync._C's CUDA kernels compute in float32, not in {dtype}; unset FASTSYNC_BACKEND"
-        native = _ext.load()
-        if native is not None and not native.with_cuda:
-            return "fastsync._C was built without CUDA: build it with FASTSYNC_BUILD=cuda where nvcc is"
-        return _ext.reason()
-    if device != "cpu" or op not in _NATIVE_CPU:
-        return f"{op} has no kernel for {device} devices in fastsync._C; unset FASTSYNC_BACKEND"
-    if dtype not in (torch.float32, torch.float64):
-        return f"fastsync._C's CPU kernels compute in float32 and float64, not in {dtype}; unset FASTSYNC_BACKEND"
-    return _ext.reason()
+def _unsuited(op: str, backend: str, device: str, dtype: torch.dtype, forced: bool) -> str:
+    """What a backend is not made for; empty if it is."""
+    if backend == "triton":
+        if op not in _TRITON:
+            return f"{op} has no Triton kernel"
+        if device not in ("cpu", "cuda"):
+            return f"Triton kernels do not run on {device}"
+        if dtype not in _TRITON_DTYPES:
+            return f"Triton kernels compute in float32, not in {dtype}"
+        if device == "cpu" and not (forced and os.environ.get("TRITON_INTERPRET") == "1"):
+            return "Triton only interprets on a CPU, for tests: set TRITON_INTERPRET=1 before Triton is imported"
+    if backend == "native":
+        if op not in _NATIVE.get(device, ()):
+            return f"fastsync._C has no {op} for {device}"
+        if dtype not in _NATIVE_DTYPES[device]:
+            return f"fastsync._C has no {op} in {dtype} for {device}"
+    return ""
 
 
-def _warn_once(text: str) -> None:
-    # One sentence per reason: a run calls thousands of ops.
-    reason = text.split(": ", 1)[-1]
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(text, RuntimeWarning, stacklevel=5)
+def _warn_once(op: str, reason: str, text: str) -> None:
+    # A run calls thousands of ops.
+    if (op, reason) not in _warned:
+        _warned.add((op, reason))
+        warnings.warn(text, RuntimeWarning, stacklevel=2)

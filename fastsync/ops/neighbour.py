@@ -4,7 +4,7 @@
 (y, x) reads ``source[slot, :, y + dy, x + dx]``. A coordinate is first taken modulo ``period`` where that is not 0;
 cells that then lie outside the source are outside the overlap, and a slot below 0 means no overlap at all. With
 ``index`` int64 [B, h, w] a cell reads flat cell ``index`` counted from slot ``place[:, 0]`` instead (below 0: outside).
-``mask`` [B, 1, h, w] weighs the overlap. What lies outside the overlap does not matter, not even if it is NaN.
+``mask`` [B, 1, h, w] weighs the overlap. What lies outside it or has weight 0 does not matter, not even if it is NaN.
 """
 
 from __future__ import annotations
@@ -23,12 +23,24 @@ def read(
     like: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(y [B, C, h, w], M [B, 1, h, w])`` in ``like``'s shape and dtype; y is 0 where M is."""
-    inside, flat = cells(source, place, index, period, like)
+    _, flat = cells(source, place, index, period, like)
+    weight = weights(source, place, index, mask, period, like)
     pool = source.to(like.dtype).transpose(0, 1).flatten(1)  # [C, S h' w']
     target = pool[:, flat.flatten()].reshape(pool.shape[0], *flat.shape).transpose(0, 1)
-    inside = inside[:, None]
-    weight = inside.to(like.dtype) if mask is None else torch.where(inside, mask.to(like.dtype), 0)
-    return torch.where(inside & (weight != 0), target, 0), weight
+    return torch.where(weight != 0, target, 0), weight
+
+
+def weights(
+    source: torch.Tensor,
+    place: torch.Tensor,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    period: Sequence[int],
+    like: torch.Tensor,
+) -> torch.Tensor:
+    """M [B, 1, h, w] in ``like``'s dtype."""
+    inside = cells(source, place, index, period, like)[0][:, None]
+    return inside.to(like.dtype) if mask is None else torch.where(inside, mask.to(like.dtype), 0)
 
 
 def cells(

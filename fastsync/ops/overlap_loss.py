@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import dispatch, neighbour
-from .shapes import per_sample
+from .shapes import per_sample, widened
 
 
 def reference(
@@ -20,12 +20,10 @@ def reference(
     period: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``loss = sum |M (x - y)|^2`` and ``gradient = 2 M^2 (x - y)``; y and M as in :mod:`fastsync.ops.neighbour`."""
-    target, weight = neighbour.read(source, place, index, mask, period, x)
+    target, weight = neighbour.read(source, place, index, mask, period, widened(x))
     difference = torch.where(weight != 0, weight * (x - target), 0)
-    gradient = 2.0 * weight * difference
-    if difference.dtype.itemsize < 4:
-        difference = difference.float()
-    return difference.square().flatten(1).sum(1), gradient
+    gradient = (2.0 * weight * difference).to(x.dtype)
+    return difference.square().flatten(1).sum(1), gradient.contiguous()
 
 
 @torch.library.custom_op("fastsync::overlap_loss", mutates_args=())
@@ -42,7 +40,7 @@ def _op(
 
 @_op.register_fake
 def _(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32)), torch.empty_like(x)
+    return x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32)), x.new_empty(x.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -52,12 +50,12 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, tor
 
 def _backward(ctx: Any, g_loss: torch.Tensor, g_gradient: torch.Tensor) -> tuple[Any, ...]:
     x, source, place, index, mask, gradient = ctx.saved_tensors
-    inside, _ = neighbour.cells(source, place, index, ctx.period, x)
-    weight = inside[:, None].to(x.dtype) if mask is None else torch.where(inside[:, None], mask.to(x.dtype), 0)
-    g_x = per_sample(g_loss, x) * gradient + 2.0 * weight.square() * g_gradient
+    wide = widened(g_gradient)
+    weight = neighbour.weights(source, place, index, mask, ctx.period, wide)
+    g_x = per_sample(g_loss, wide) * gradient + 2.0 * weight.square() * wide
     g_x = torch.where(weight != 0, g_x, 0)
     g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[1] else None
-    return g_x, g_source, None, None, None, None
+    return g_x.to(x.dtype), g_source, None, None, None, None
 
 
 _op.register_autograd(_backward, setup_context=_remember)

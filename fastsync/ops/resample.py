@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 from . import dispatch
+from .shapes import widened
 from .taps import Taps
 
 
 def resample_reference(z: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``x[n, :, p] = sum_k weight[n, p, k] z[0, :, index[n, p, k]]``; taps below 0 are not used."""
-    flat = index.flatten().long()
-    values = torch.where(flat >= 0, z[0].flatten(1)[:, flat.clamp_min(0)], 0).unflatten(1, index.shape)
-    return (torch.where(index >= 0, weight, 0).to(z.dtype) * values).sum(-1).transpose(0, 1)
+    flat, canvas = index.flatten().long(), widened(z[0].flatten(1))
+    values = torch.where(flat >= 0, canvas[:, flat.clamp_min(0)], 0).unflatten(1, index.shape)
+    views = (torch.where(index >= 0, weight, 0).to(canvas.dtype) * values).sum(-1).transpose(0, 1)
+    return views.to(z.dtype).contiguous()
 
 
 def splat_reference(
@@ -28,11 +30,11 @@ def splat_reference(
     size: Sequence[int],
 ) -> torch.Tensor:
     """The adjoint of :func:`resample_reference`; the sorted form says the same, and is not read here."""
-    flat = index.flatten().long()
-    values = views.transpose(0, 1)[..., None] * torch.where(index >= 0, weight, 0).to(views.dtype)
+    flat, wide = index.flatten().long(), widened(views)
+    values = wide.transpose(0, 1)[..., None] * weight.to(wide.dtype)
     values = torch.where(flat >= 0, values.flatten(1), 0)
-    canvas = views.new_zeros(views.shape[1], size[0] * size[1]).index_add(1, flat.clamp_min(0), values)
-    return canvas.reshape(1, views.shape[1], *size)
+    canvas = wide.new_zeros(wide.shape[1], size[0] * size[1]).index_add(1, flat.clamp_min(0), values)
+    return canvas.reshape(1, -1, *size).to(views.dtype)
 
 
 @torch.library.custom_op("fastsync::resample", mutates_args=())
@@ -89,7 +91,7 @@ def resample(z: torch.Tensor, taps: Taps) -> torch.Tensor:
     """Views [N, C, h, w] of a canvas z [1, C, H, W] by a table of taps; differentiable in z."""
     if z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != tuple(taps.size):
         raise ValueError(f"resample: z must be [1, C, {taps.size[0]}, {taps.size[1]}], got {list(z.shape)}.")
-    return _resample(z, taps.index, taps.weight)
+    return _resample(z, *taps.tables(z.dtype)[:2])
 
 
 def splat(views: torch.Tensor, taps: Taps) -> torch.Tensor:
@@ -98,9 +100,7 @@ def splat(views: torch.Tensor, taps: Taps) -> torch.Tensor:
     With sorted taps the sums have the same bits in every run and for any number of threads.
     """
     check_views("splat", views, taps)
-    return _splat(
-        views, taps.index, taps.weight, taps.start, taps.pixel, taps.sorted_weight, list(taps.size)
-    )  # fmt: skip
+    return _splat(views, *taps.tables(views.dtype), list(taps.size))
 
 
 def check_views(name: str, views: torch.Tensor, taps: Taps) -> None:

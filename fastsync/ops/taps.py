@@ -8,8 +8,10 @@ import torch
 
 from . import _ext
 
+Tables = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Taps:
     """A linear map from a canvas [1, C, H, W] to views [N, C, h, w], K taps a pixel.
 
@@ -23,7 +25,8 @@ class Taps:
             ``start[c + 1]``, each with its flat pixel (int32) and weight. None until :meth:`sort`.
 
     Raises:
-        ValueError: shapes that do not fit, or an index outside the canvas.
+        ValueError: shapes that do not fit, or an index outside the canvas. Kernels trust the table, so this is checked
+            here, once, and the host waits for it.
     """
 
     index: torch.Tensor
@@ -40,11 +43,23 @@ class Taps:
                 f"{list(self.index.shape)} and {list(self.weight.shape)}."
             )
         cells = self.size[0] * self.size[1]
-        if self.start is None and self.index.numel() and int(self.index.max()) >= cells:
+        if self.index.numel() and int(self.index.max()) >= cells:
             raise ValueError(
-                f"taps: index reaches {int(self.index.max())}, but a canvas of {self.size} has {cells} cells: build "
-                "the table for this canvas."
+                f"taps: index reaches {int(self.index.max())}, but a canvas of {tuple(self.size)} has {cells} cells: "
+                "build the table for this canvas."
             )
+        if self.start is not None and not self._is_sorted(self.start, cells):
+            raise ValueError("taps: start, pixel and sorted_weight are no sorted form of index: leave them to sort().")
+
+    def _is_sorted(self, start: torch.Tensor, cells: int) -> bool:
+        pixel, weight, count = self.pixel, self.sorted_weight, int((self.index >= 0).sum())
+        if pixel is None or weight is None or start.shape != (cells + 1,) or start.dtype != torch.int64:
+            return False
+        if pixel.shape != (count,) or weight.shape != (count,) or pixel.dtype != torch.int32:
+            return False
+        pixels = self.index.shape[0] * self.index.shape[1] * self.index.shape[2]
+        bounds = bool((start.diff() >= 0).all()) and int(start[0]) == 0 and int(start[-1]) == count
+        return bounds and (count == 0 or (int(pixel.min()) >= 0 and int(pixel.max()) < pixels))
 
     def sort(self) -> Taps:
         """With the taps sorted by cell as well: results then have the same bits in every run, and come fastest."""
@@ -62,6 +77,15 @@ class Taps:
             if tensor is not None:
                 moved[name] = tensor.to(device, dtype if dtype and tensor.is_floating_point() else tensor.dtype)
         return replace(self, **moved)
+
+    def tables(self, dtype: torch.dtype) -> Tables:
+        """``(index, weight, start, pixel, sorted_weight)`` for images of a dtype: weights in it, in float32 at least.
+
+        A table that was moved :meth:`to` that dtype is handed out as it is.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        sorted_weight = None if self.sorted_weight is None else self.sorted_weight.to(wide)
+        return self.index, self.weight.to(wide), self.start, self.pixel, sorted_weight
 
 
 def sort_reference(

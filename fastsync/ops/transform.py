@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from . import dispatch
-from .shapes import per_sample
+from .shapes import check_per_sample, per_sample
 
 
 def reference(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
@@ -16,7 +16,7 @@ def reference(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None)
     flat = index.expand(batch, -1, -1).flatten(1)[:, None].expand(-1, channels, -1)
     y = torch.where(flat >= 0, x.flatten(2).gather(2, flat.clamp_min(0)), 0)
     y = y.unflatten(2, index.shape[1:])
-    return y if factor is None else per_sample(factor, y) * y
+    return (y if factor is None else per_sample(factor, y) * y).contiguous()
 
 
 @torch.library.custom_op("fastsync::transform", mutates_args=())
@@ -63,6 +63,7 @@ def transform(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None 
         raise ValueError(
             f"transform: index must be int64 [{x.shape[0]} or 1, h', w'], got {index.dtype} {list(index.shape)}."
         )
+    check_per_sample("transform", len(x), factor=factor)
     return _op(x, index, factor)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from . import dispatch
 from .resample import _resample, check_views, splat_reference
+from .shapes import widened
 from .taps import Taps
 
 
@@ -23,10 +24,10 @@ def reference(
     size: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(splat(confidence views), splat(confidence))``."""
-    confidence = confidence.to(views.dtype)
-    both = torch.cat([torch.where(confidence != 0, confidence * views, 0), confidence], 1)
-    total = splat_reference(both, index, weight, start, pixel, sorted_weight, size)
-    return total[:, :-1].contiguous(), total[:, -1:].contiguous()
+    wide = confidence.to(widened(views))
+    weighted = torch.where(wide != 0, wide * views, 0)
+    tables = (index, weight, start, pixel, sorted_weight, size)
+    return splat_reference(weighted, *tables).to(views.dtype), splat_reference(wide, *tables).to(views.dtype)
 
 
 @torch.library.custom_op("fastsync::uv_accumulate", mutates_args=())
@@ -56,10 +57,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, g_total: torch.Tensor, g_weight: torch.Tensor) -> tuple[Any, ...]:
     views, confidence, index, weight = ctx.saved_tensors
-    at_views = _resample(g_total.contiguous(), index, weight)
-    at_weights = _resample(g_weight.contiguous(), index, weight)
+    at_views, at_weights = _resample(torch.cat([g_total, g_weight], 1), index, weight).split([views.shape[1], 1], 1)
     g_confidence = (at_views * views).sum(1, keepdim=True) + at_weights
-    return at_views * confidence, g_confidence, *[None] * 6
+    return (at_views * confidence).to(views.dtype), g_confidence.to(confidence.dtype), *[None] * 6
 
 
 _op.register_autograd(_backward, setup_context=_remember)
@@ -79,6 +79,5 @@ def uv_accumulate(views: torch.Tensor, confidence: torch.Tensor, taps: Taps) -> 
     if confidence.shape != (views.shape[0], 1, *views.shape[2:]):
         expected = [views.shape[0], 1, *views.shape[2:]]
         raise ValueError(f"uv_accumulate: confidence must be {expected}, got {list(confidence.shape)}.")
-    tables = (taps.index, taps.weight, taps.start, taps.pixel, taps.sorted_weight)
-    total, weight = _op(views, confidence, *tables, list(taps.size))
+    total, weight = _op(views, confidence.to(views.dtype), *taps.tables(views.dtype), list(taps.size))
     return total, weight
