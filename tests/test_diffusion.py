@@ -23,8 +23,8 @@ def our_step(schedule, table, k, raw, x, noise=None):
     t = table.timesteps[k : k + 1].expand(len(x))
     a, b = schedule.coefficients(t)
     x0, eps = ops.cfg_tweedie(raw, None, x, a, b, 1.0, schedule.prediction_type)
-    at = slice(k, k + 1)
-    return ops.ddim_step(schedule.clip(x0), eps, table.a_next[at], table.direction[at], table.sigma[at], noise)
+    a_next, direction, sigma = (c[k].expand(len(x)) for c in (table.a_next, table.direction, table.sigma))
+    return ops.ddim_step(schedule.clip(x0), eps, a_next, direction, sigma, noise)
 
 
 CONFIGS = [

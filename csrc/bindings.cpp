@@ -1,0 +1,213 @@
+// fastsync._C: checks, memory and threads around the launchers. The only CPU file that knows torch; the ops' schemas,
+// gradients and specifications are in fastsync/ops.
+#include <ATen/Parallel.h>
+#include <torch/extension.h>
+
+#include "ops.h"
+#ifdef FASTSYNC_CUDA
+#include "taps_cuda.h"
+#endif
+
+namespace {
+
+using torch::Tensor;
+using Maybe = std::optional<Tensor>;
+using Size = std::vector<int64_t>;
+
+constexpr int64_t kGrain = 16384;  // elements for which a thread is worth waking
+
+void check_cpu(const Tensor& x, const char* name) {
+  TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kDouble), name,
+              " must be a float32 or float64 tensor on the CPU, got ", x.scalar_type(), " on ", x.device(), ".");
+}
+
+// Units that touch `cost` elements each, on all threads.
+template <typename F>
+void parallel(int64_t units, int64_t cost, const F& work) {
+  at::parallel_for(0, units, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, cost)), work);
+}
+
+template <typename T>
+const T* data(const Maybe& x) {
+  return x ? x->const_data_ptr<T>() : nullptr;
+}
+
+Maybe like(const Maybe& x, const Tensor& other) {
+  return x ? Maybe(x->to(other.options()).contiguous()) : x;
+}
+
+#define DISPATCH(tensor, ...) AT_DISPATCH_FLOATING_TYPES((tensor).scalar_type(), "fastsync", [&] { __VA_ARGS__; })
+
+std::tuple<Tensor, Tensor> overlap_loss(const Tensor& x_, const Tensor& source_, const Tensor& place_,
+                                        const Maybe& index_, const Maybe& mask_, const Size& period) {
+  check_cpu(x_, "x");
+  const auto x = x_.contiguous(), source = source_.to(x.options()).contiguous(), place = place_.contiguous();
+  const auto index = index_ ? Maybe(index_->contiguous()) : index_;
+  const auto mask = like(mask_, x);
+  const int64_t batch = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
+  auto gradient = torch::empty_like(x);
+  auto rows = torch::empty({batch, channels * h}, x.options().dtype(torch::kDouble));
+  DISPATCH(x, {
+    const fastsync::Address<scalar_t> at{source.const_data_ptr<scalar_t>(), source.size(2), source.size(3),
+                                         place.const_data_ptr<int64_t>(), data<int64_t>(index), data<scalar_t>(mask),
+                                         period[0], period[1]};
+    parallel(rows.numel(), w, [&](int64_t begin, int64_t end) {
+      fastsync::overlap_loss(x.const_data_ptr<scalar_t>(), at, gradient.data_ptr<scalar_t>(), rows.data_ptr<double>(),
+                             channels, h, w, begin, end);
+    });
+  });
+  return {rows.sum(1).to(x.scalar_type()), gradient};
+}
+
+Tensor transform(const Tensor& x_, const Tensor& index_, const Maybe& factor_) {
+  check_cpu(x_, "x");
+  const auto x = x_.contiguous(), index = index_.contiguous();
+  const auto factor = like(factor_, x);
+  const int64_t batch = x.size(0), channels = x.size(1), out = index.size(1) * index.size(2);
+  auto y = torch::empty({batch, channels, index.size(1), index.size(2)}, x.options());
+  DISPATCH(x, parallel(batch * out, channels, [&](int64_t begin, int64_t end) {
+             fastsync::transform(x.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(), index.size(0) == 1,
+                                 data<scalar_t>(factor), y.data_ptr<scalar_t>(), channels, x.size(2) * x.size(3), out,
+                                 begin, end);
+           }));
+  return y;
+}
+
+fastsync::Windows windows(const Tensor& views, const Tensor& origins, const Size& size) {
+  return {origins.const_data_ptr<int64_t>(), views.size(0), views.size(1), views.size(2), views.size(3), size[0], size[1]};
+}
+
+Tensor accumulate(const Tensor& views_, const Tensor& origins_, const Size& size) {
+  check_cpu(views_, "views");
+  const auto views = views_.contiguous(), origins = origins_.contiguous();
+  const auto at = windows(views, origins, size);
+  auto canvas = torch::empty({1, at.channels, at.height, at.width}, views.options());
+  DISPATCH(views, parallel(at.channels * at.height, at.width, [&](int64_t begin, int64_t end) {
+             fastsync::accumulate(views.const_data_ptr<scalar_t>(), at, canvas.data_ptr<scalar_t>(), begin, end);
+           }));
+  return canvas;
+}
+
+Tensor merge(const Tensor& views_, const Tensor& weights_, const Tensor& origins_, const Size& size,
+             const Maybe& previous_) {
+  check_cpu(views_, "views");
+  const auto views = views_.contiguous(), origins = origins_.contiguous();
+  const auto weights = weights_.to(views.options()).contiguous();
+  const auto previous = like(previous_, views);
+  const auto at = windows(views, origins, size);
+  auto canvas = torch::empty({1, at.channels, at.height, at.width}, views.options());
+  DISPATCH(views, parallel(at.height, at.channels * at.width, [&](int64_t begin, int64_t end) {
+             fastsync::merge(views.const_data_ptr<scalar_t>(), weights.const_data_ptr<scalar_t>(), weights.size(0) == 1,
+                             at, data<scalar_t>(previous), canvas.data_ptr<scalar_t>(), begin, end);
+           }));
+  return canvas;
+}
+
+Tensor resample(const Tensor& z_, const Tensor& index_, const Tensor& weight_) {
+  check_cpu(z_, "z");
+  const auto z = z_.contiguous(), index = index_.contiguous(), weight = weight_.to(z.options()).contiguous();
+  const int64_t count = index.size(0), channels = z.size(1), pixels = index.size(1) * index.size(2);
+  auto views = torch::empty({count, channels, index.size(1), index.size(2)}, z.options());
+  DISPATCH(z, parallel(count * pixels, channels * index.size(3), [&](int64_t begin, int64_t end) {
+             fastsync::resample(z.const_data_ptr<scalar_t>(), index.const_data_ptr<int32_t>(),
+                                weight.const_data_ptr<scalar_t>(), views.data_ptr<scalar_t>(), channels,
+                                z.size(2) * z.size(3), pixels, index.size(3), begin, end);
+           }));
+  return views;
+}
+
+// Sums [depth, cells] of views, or of views and confidence.
+Tensor splat_cpu(const Tensor& views_, const Maybe& confidence_, const Tensor& index_, const Tensor& weight_,
+                 const Maybe& start_, const Maybe& pixel_, const Maybe& sorted_, const Size& size) {
+  check_cpu(views_, "views");
+  const auto views = views_.contiguous();
+  const auto confidence = like(confidence_, views);
+  const int64_t channels = views.size(1), pixels = views.size(2) * views.size(3), all = views.size(0) * pixels;
+  const int64_t depth = channels + (confidence ? 1 : 0), cells = size[0] * size[1];
+  auto packed = torch::empty({all, depth}, views.options());
+  auto canvas = torch::empty({1, depth, size[0], size[1]}, views.options());
+  DISPATCH(views, {
+    parallel(all, depth, [&](int64_t begin, int64_t end) {
+      fastsync::pack(views.const_data_ptr<scalar_t>(), data<scalar_t>(confidence), packed.data_ptr<scalar_t>(), channels,
+                     pixels, begin, end);
+    });
+    if (start_) {
+      const auto start = start_->contiguous(), pixel = pixel_->contiguous();
+      const auto weight = sorted_->to(views.options()).contiguous();
+      parallel(cells, depth * std::max<int64_t>(1, weight.numel() / std::max<int64_t>(1, cells)),
+               [&](int64_t begin, int64_t end) {
+                 fastsync::splat_sorted(packed.const_data_ptr<scalar_t>(), start.const_data_ptr<int64_t>(),
+                                        pixel.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(),
+                                        canvas.data_ptr<scalar_t>(), depth, cells, begin, end);
+               });
+    } else {
+      const auto index = index_.contiguous();
+      const auto weight = weight_.to(views.options()).contiguous();
+      canvas.zero_();
+      // Every thread reads all taps, so there are as many ranges as threads and no more.
+      const int64_t range = (cells + at::get_num_threads() - 1) / at::get_num_threads();
+      at::parallel_for(0, cells, std::max<int64_t>(1, range), [&](int64_t begin, int64_t end) {
+        fastsync::splat_scan(packed.const_data_ptr<scalar_t>(), index.const_data_ptr<int32_t>(),
+                             weight.const_data_ptr<scalar_t>(), canvas.data_ptr<scalar_t>(), depth, cells, index.numel(),
+                             index.size(3), begin, end);
+      });
+    }
+  });
+  return canvas;
+}
+
+Tensor splat(const Tensor& views, const Tensor& index, const Tensor& weight, const Maybe& start, const Maybe& pixel,
+             const Maybe& sorted_weight, const Size& size) {
+#ifdef FASTSYNC_CUDA
+  if (views.is_cuda()) return fastsync::splat_cuda(views, {}, index, weight, start, pixel, sorted_weight, size);
+#endif
+  return splat_cpu(views, {}, index, weight, start, pixel, sorted_weight, size);
+}
+
+std::tuple<Tensor, Tensor> uv_accumulate(const Tensor& views, const Tensor& confidence, const Tensor& index,
+                                         const Tensor& weight, const Maybe& start, const Maybe& pixel,
+                                         const Maybe& sorted_weight, const Size& size) {
+#ifdef FASTSYNC_CUDA
+  if (views.is_cuda()) {
+    const auto both = fastsync::splat_cuda(views, confidence, index, weight, start, pixel, sorted_weight, size);
+    return {both.slice(1, 0, views.size(1)).clone(), both.slice(1, views.size(1)).clone()};
+  }
+#endif
+  const auto both = splat_cpu(views, confidence, index, weight, start, pixel, sorted_weight, size);
+  return {both.slice(1, 0, views.size(1)).clone(), both.slice(1, views.size(1)).clone()};
+}
+
+std::tuple<Tensor, Tensor, Tensor> sort_taps(const Tensor& index_, const Tensor& weight_, int64_t cells) {
+  check_cpu(weight_, "weight");
+  const auto index = index_.contiguous(), weight = weight_.contiguous();
+  const int64_t count = index.numel();
+  auto start = torch::empty({cells + 1}, torch::kLong);
+  const int64_t used =
+      fastsync::sort_taps_count(index.const_data_ptr<int32_t>(), count, cells, start.data_ptr<int64_t>());
+  auto next = torch::empty({cells}, torch::kLong), pixel = torch::empty({used}, torch::kInt);
+  auto sorted = torch::empty({used}, weight.options());
+  DISPATCH(weight, fastsync::sort_taps_fill(index.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(), count,
+                                            index.size(3), cells, start.const_data_ptr<int64_t>(),
+                                            next.data_ptr<int64_t>(), pixel.data_ptr<int32_t>(),
+                                            sorted.data_ptr<scalar_t>()));
+  return {start, pixel, sorted};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  const auto free_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("overlap_loss", &overlap_loss, free_gil);
+  m.def("transform", &transform, free_gil);
+  m.def("accumulate", &accumulate, free_gil);
+  m.def("merge", &merge, free_gil);
+  m.def("resample", &resample, free_gil);
+  m.def("splat", &splat, free_gil);
+  m.def("uv_accumulate", &uv_accumulate, free_gil);
+  m.def("sort_taps", &sort_taps, free_gil);
+#ifdef FASTSYNC_CUDA
+  m.attr("with_cuda") = true;
+#else
+  m.attr("with_cuda") = false;
+#endif
+}

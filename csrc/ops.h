@@ -1,0 +1,72 @@
+// The CPU launchers: plain C++ over raw pointers, no torch. Each works on a range of its units, so that the binding may
+// hand ranges to threads; results do not depend on how the units are split.
+#pragma once
+
+#include <cstdint>
+
+namespace fastsync {
+
+// Where views read their neighbours (fastsync/ops/neighbour.py). `index` and `mask` may be null.
+template <typename T>
+struct Address {
+  const T* source;       // [S, C, sh, sw]
+  int64_t sh, sw;
+  const int64_t* place;  // [B, 3]: slot, dy, dx
+  const int64_t* index;  // [B, h, w]
+  const T* mask;         // [B, 1, h, w]
+  int64_t period_y, period_x;
+};
+
+// Units: the B * C * h rows of x. Writes the gradient's rows and each row's part of the loss.
+template <typename T>
+void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* row_loss, int64_t channels, int64_t h,
+                  int64_t w, int64_t begin, int64_t end);
+
+// Units: the B * out cells. index [B or 1, out] (`shared`: 1), factor [B] or null.
+template <typename T>
+void transform(const T* x, const int64_t* index, bool shared, const T* factor, T* y, int64_t channels, int64_t in,
+               int64_t out, int64_t begin, int64_t end);
+
+struct Windows {
+  const int64_t* origins;  // [N, 2]
+  int64_t count, channels, h, w, height, width;
+};
+
+// Units: the C * H rows of the canvas.
+template <typename T>
+void accumulate(const T* views, const Windows& at, T* canvas, int64_t begin, int64_t end);
+
+// Units: the H rows of the canvas. weights [N or 1, h, w] (`shared`: 1; a
+// cell of weight 0 is not used, not even if it is NaN), previous [C, H, W] or null.
+template <typename T>
+void merge(const T* views, const T* weights, bool shared, const Windows& at, const T* previous, T* canvas, int64_t begin,
+           int64_t end);
+
+// Units: the N * pixels of the views. index, weight [N * pixels, taps].
+template <typename T>
+void resample(const T* z, const int32_t* index, const T* weight, T* views, int64_t channels, int64_t cells,
+              int64_t pixels, int64_t taps, int64_t begin, int64_t end);
+
+// Units: the N * pixels. Views [N, C, pixels] as [N * pixels, depth]: the C channels of a pixel side by side; with
+// confidence [N * pixels] multiplied by it and followed by it (depth = C + 1; without, depth = C).
+template <typename T>
+void pack(const T* views, const T* confidence, T* packed, int64_t channels, int64_t pixels, int64_t begin, int64_t end);
+
+// Units: the cells. Sums each cell's taps in their order; canvas [depth, cells].
+template <typename T>
+void splat_sorted(const T* packed, const int64_t* start, const int32_t* pixel, const T* weight, T* canvas, int64_t depth,
+                  int64_t cells, int64_t begin, int64_t end);
+
+// Units: the cells, whose sums must be zero before. Reads all taps and adds those of its cells.
+template <typename T>
+void splat_scan(const T* packed, const int32_t* index, const T* weight, T* canvas, int64_t depth, int64_t cells,
+                int64_t count, int64_t taps, int64_t begin, int64_t end);
+
+// Taps in stable order by cell. First pass: start [cells + 1]; returns how many taps are used. Second pass: the rest;
+// next [cells] is scratch.
+int64_t sort_taps_count(const int32_t* index, int64_t count, int64_t cells, int64_t* start);
+template <typename T>
+void sort_taps_fill(const int32_t* index, const T* weight, int64_t count, int64_t taps, int64_t cells,
+                    const int64_t* start, int64_t* next, int32_t* pixel, T* sorted_weight);
+
+}  // namespace fastsync
