@@ -10,7 +10,9 @@ TORCH := torch==2.13.0
 TRITON := triton==3.7.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format types wheel clean distclean
+SOURCES := $(wildcard csrc/*)
+
+.PHONY: demo test lint format types wheel check-cuda sanitize clean distclean
 
 demo: $(VENV)/.package
 	@$(BIN)/python -m bench.demo -o demo.png
@@ -35,6 +37,21 @@ wheel: $(VENV)/.package
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist
 
+# The CUDA sources up to the binding know no torch: nvcc alone compiles them, on a machine without a GPU too.
+check-cuda:
+	@for arch in 80 90 120; do for source in csrc/*.cu; do \
+		echo "nvcc -c $$source for sm_$$arch"; \
+		nvcc -std=c++17 -Werror all-warnings -gencode arch=compute_$$arch,code=sm_$$arch -c $$source -o /dev/null || exit 1; \
+	done; done
+
+# The C++ launchers, without torch, against naive loops under ASan and UBSan.
+sanitize:
+	@mkdir -p build
+	$(CXX) -std=c++17 -O1 -g -fopenmp-simd -DFASTSYNC_PLAIN -fsanitize=address,undefined -fno-sanitize-recover=all \
+		-Wall -Wextra -Werror tests/native/sanitize.cpp $(filter-out csrc/bindings%,$(filter %.cpp,$(SOURCES))) \
+		-o build/sanitize
+	build/sanitize
+
 # torch comes first and build isolation is off, so that setup.py sees the torch it builds against.
 $(VENV)/.torch: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastsync needs Python 3.10 or newer, " \
@@ -43,7 +60,7 @@ $(VENV)/.torch: Makefile
 	$(PIP) $(TORCH) "setuptools>=77" wheel ninja
 	@touch $@
 
-$(VENV)/.package: $(VENV)/.torch setup.py pyproject.toml
+$(VENV)/.package: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
 	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
@@ -52,7 +69,7 @@ $(VENV)/.dev: $(VENV)/.package
 	@touch $@
 
 clean:
-	rm -rf build dist fastsync.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
+	rm -rf build dist fastsync.egg-info fastsync/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
 	find fastsync kernels bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean

@@ -65,7 +65,6 @@ def extension():
     mode = os.environ.get("FASTSYNC_BUILD", "auto")
     if mode not in MODES:
         raise SystemExit(f"FASTSYNC_BUILD must be one of {', '.join(MODES)}, got {mode!r}: set it to one of these.")
-    # Listing metadata or making a source distribution compiles nothing, so it needs no compiler either.
     if mode == "none":
         say("FASTSYNC_BUILD=none: installing pure Python, without the extension fastsync._C.")
         return [], {}
@@ -80,7 +79,9 @@ def extension():
     problem = missing_for_cuda() if mode in ("auto", "cuda") else "not asked for"
     if problem and mode == "cuda":
         raise SystemExit(f"FASTSYNC_BUILD=cuda cannot be done: {problem}.")
-    flags = ["-O3", "-std=c++17", "-fopenmp-simd", "-fvisibility=hidden"]
+    # Without -fopenmp at::parallel_for runs on one thread; Apple's compiler has no such option.
+    threads = ["-fopenmp"] if sys.platform == "linux" else []
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", *threads]
     if problem:
         kind, sources, arguments = CppExtension, CPU, flags
     else:
@@ -89,7 +90,12 @@ def extension():
     say(f"building fastsync._C for the CPU{' (no CUDA: ' + problem + ')' if problem else ' and CUDA'}.")
     # optional: a compiler that fails leaves a pure Python installation under `auto`.
     module = kind(
-        "fastsync._C", [f"csrc/{name}" for name in sources], extra_compile_args=arguments, optional=mode == "auto"
+        "fastsync._C",
+        [f"csrc/{name}" for name in sources],
+        depends=[str(header) for header in Path("csrc").glob("*.h")],
+        extra_compile_args=arguments,
+        extra_link_args=threads,
+        optional=mode == "auto",
     )
 
     class Build(BuildExtension):

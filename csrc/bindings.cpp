@@ -3,6 +3,8 @@
 #include <ATen/Parallel.h>
 #include <torch/extension.h>
 
+#include <numeric>
+
 #include "ops.h"
 #ifdef FASTSYNC_CUDA
 #include "taps_cuda.h"
@@ -14,7 +16,7 @@ using torch::Tensor;
 using Maybe = std::optional<Tensor>;
 using Size = std::vector<int64_t>;
 
-constexpr int64_t kGrain = 16384;  // elements for which a thread is worth waking
+constexpr int64_t kGrain = 32768;  // elements for which a thread is worth waking
 
 void check_cpu(const Tensor& x, const char* name) {
   TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kDouble), name,
@@ -56,7 +58,13 @@ std::tuple<Tensor, Tensor> overlap_loss(const Tensor& x_, const Tensor& source_,
                              channels, h, w, begin, end);
     });
   });
-  return {rows.sum(1).to(x.scalar_type()), gradient};
+  auto loss = torch::empty({batch}, x.options());
+  DISPATCH(x, {
+    const double* row = rows.const_data_ptr<double>();
+    for (int64_t b = 0; b < batch; ++b, row += channels * h)
+      loss.data_ptr<scalar_t>()[b] = scalar_t(std::accumulate(row, row + channels * h, 0.0));
+  });
+  return {loss, gradient};
 }
 
 Tensor transform(const Tensor& x_, const Tensor& index_, const Maybe& factor_) {
@@ -122,23 +130,20 @@ Tensor splat_cpu(const Tensor& views_, const Maybe& confidence_, const Tensor& i
   check_cpu(views_, "views");
   const auto views = views_.contiguous();
   const auto confidence = like(confidence_, views);
-  const int64_t channels = views.size(1), pixels = views.size(2) * views.size(3), all = views.size(0) * pixels;
+  const int64_t channels = views.size(1), pixels = views.size(2) * views.size(3);
   const int64_t depth = channels + (confidence ? 1 : 0), cells = size[0] * size[1];
-  auto packed = torch::empty({all, depth}, views.options());
   auto canvas = torch::empty({1, depth, size[0], size[1]}, views.options());
   DISPATCH(views, {
-    parallel(all, depth, [&](int64_t begin, int64_t end) {
-      fastsync::pack(views.const_data_ptr<scalar_t>(), data<scalar_t>(confidence), packed.data_ptr<scalar_t>(), channels,
-                     pixels, begin, end);
-    });
+    const auto* x = views.const_data_ptr<scalar_t>();
+    const auto* trust = data<scalar_t>(confidence);
+    auto* sums = canvas.data_ptr<scalar_t>();
     if (start_) {
       const auto start = start_->contiguous(), pixel = pixel_->contiguous();
       const auto weight = sorted_->to(views.options()).contiguous();
       parallel(cells, depth * std::max<int64_t>(1, weight.numel() / std::max<int64_t>(1, cells)),
                [&](int64_t begin, int64_t end) {
-                 fastsync::splat_sorted(packed.const_data_ptr<scalar_t>(), start.const_data_ptr<int64_t>(),
-                                        pixel.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(),
-                                        canvas.data_ptr<scalar_t>(), depth, cells, begin, end);
+                 fastsync::splat_sorted(x, trust, start.const_data_ptr<int64_t>(), pixel.const_data_ptr<int32_t>(),
+                                        weight.const_data_ptr<scalar_t>(), sums, channels, pixels, cells, begin, end);
                });
     } else {
       const auto index = index_.contiguous();
@@ -147,9 +152,8 @@ Tensor splat_cpu(const Tensor& views_, const Maybe& confidence_, const Tensor& i
       // Every thread reads all taps, so there are as many ranges as threads and no more.
       const int64_t range = (cells + at::get_num_threads() - 1) / at::get_num_threads();
       at::parallel_for(0, cells, std::max<int64_t>(1, range), [&](int64_t begin, int64_t end) {
-        fastsync::splat_scan(packed.const_data_ptr<scalar_t>(), index.const_data_ptr<int32_t>(),
-                             weight.const_data_ptr<scalar_t>(), canvas.data_ptr<scalar_t>(), depth, cells, index.numel(),
-                             index.size(3), begin, end);
+        fastsync::splat_scan(x, trust, index.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(), sums, channels,
+                             pixels, cells, views.size(0) * pixels, index.size(3), begin, end);
       });
     }
   });

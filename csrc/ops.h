@@ -47,20 +47,18 @@ template <typename T>
 void resample(const T* z, const int32_t* index, const T* weight, T* views, int64_t channels, int64_t cells,
               int64_t pixels, int64_t taps, int64_t begin, int64_t end);
 
-// Units: the N * pixels. Views [N, C, pixels] as [N * pixels, depth]: the C channels of a pixel side by side; with
-// confidence [N * pixels] multiplied by it and followed by it (depth = C + 1; without, depth = C).
+// Units: the cells. Sums each cell's taps in their order: views [N, channels, pixels] on canvas [channels, cells]. With
+// `confidence` [N, pixels] (else null) each pixel is multiplied by it (not used where it is 0), and one more plane of the
+// canvas sums the confidence.
 template <typename T>
-void pack(const T* views, const T* confidence, T* packed, int64_t channels, int64_t pixels, int64_t begin, int64_t end);
+void splat_sorted(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
+                  T* canvas, int64_t channels, int64_t pixels, int64_t cells, int64_t begin, int64_t end);
 
-// Units: the cells. Sums each cell's taps in their order; canvas [depth, cells].
+// Units: the cells, whose sums must be zero before. Reads all taps, `taps` of each of `count` pixels, and adds those of
+// its cells.
 template <typename T>
-void splat_sorted(const T* packed, const int64_t* start, const int32_t* pixel, const T* weight, T* canvas, int64_t depth,
-                  int64_t cells, int64_t begin, int64_t end);
-
-// Units: the cells, whose sums must be zero before. Reads all taps and adds those of its cells.
-template <typename T>
-void splat_scan(const T* packed, const int32_t* index, const T* weight, T* canvas, int64_t depth, int64_t cells,
-                int64_t count, int64_t taps, int64_t begin, int64_t end);
+void splat_scan(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, int64_t channels,
+                int64_t pixels, int64_t cells, int64_t count, int64_t taps, int64_t begin, int64_t end);
 
 // Taps in stable order by cell. First pass: start [cells + 1]; returns how many taps are used. Second pass: the rest;
 // next [cells] is scratch.

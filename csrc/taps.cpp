@@ -5,26 +5,41 @@
 namespace fastsync {
 namespace {
 
-constexpr int64_t kBlock = 256;  // cells whose sums are held together before they are written plane by plane
+// x / d for 0 <= x < 2^31 without the slow division: the high half of a product with 2^64 / d.
+class Divisor {
+ public:
+  explicit Divisor(int64_t d) : inverse_(d > 1 ? ~uint64_t(0) / uint64_t(d) + 1 : 0) {}
+  int64_t operator()(int32_t x) const {
+    return inverse_ ? int64_t(static_cast<unsigned __int128>(inverse_) * uint32_t(x) >> 64) : x;
+  }
 
-// Depths of 3 and 4 (colours, colours with a weight) are known to the compiler; others come in pieces of up to 4.
+ private:
+  uint64_t inverse_;
+};
+
+// The sums of D channels from `first` on, and with them the sum of the confidence where `total` is given.
 template <typename T, int64_t D>
-void sorted_piece(const T* packed, const int64_t* start, const int32_t* pixel, const T* weight, T* canvas, int64_t depth,
-                  int64_t first, int64_t cells, int64_t begin, int64_t end) {
-  T sums[D][kBlock];
-  for (int64_t base = begin; base < end; base += kBlock) {
-    const int64_t n = std::min(kBlock, end - base);
-    for (int64_t i = 0; i < n; ++i) {
-      T sum[D] = {};
-      const int64_t last = start[base + i + 1];
-      for (int64_t tap = start[base + i]; tap < last; ++tap) {
-        const T* x = packed + int64_t(pixel[tap]) * depth + first;
-        const T w = weight[tap];
-        for (int64_t d = 0; d < D; ++d) sum[d] += w * x[d];
+void sorted_group(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
+                  T* canvas, T* total, int64_t first, int64_t channels, int64_t pixels, int64_t cells, int64_t begin,
+                  int64_t end) {
+  const Divisor view_of(pixels);
+  const int64_t rest = (channels - 1) * pixels;
+  views += first * pixels;
+  for (int64_t cell = begin; cell < end; ++cell) {
+    T sum[D] = {}, trust = 0;
+    const int64_t last = start[cell + 1];
+    for (int64_t tap = start[cell]; tap < last; ++tap) {
+      T w = weight[tap];
+      if (confidence) {
+        w *= confidence[pixel[tap]];
+        trust += w;
+        if (confidence[pixel[tap]] == 0) continue;
       }
-      for (int64_t d = 0; d < D; ++d) sums[d][i] = sum[d];
+      const T* x = views + pixel[tap] + view_of(pixel[tap]) * rest;
+      for (int64_t d = 0; d < D; ++d) sum[d] += w * x[d * pixels];
     }
-    for (int64_t d = 0; d < D; ++d) std::copy_n(sums[d], n, canvas + (first + d) * cells + base);
+    for (int64_t d = 0; d < D; ++d) canvas[(first + d) * cells + cell] = sum[d];
+    if (total) total[cell] = trust;
   }
 }
 
@@ -46,41 +61,37 @@ void resample(const T* z, const int32_t* index, const T* weight, T* views, int64
 }
 
 template <typename T>
-void pack(const T* views, const T* confidence, T* packed, int64_t channels, int64_t pixels, int64_t begin, int64_t end) {
-  const int64_t depth = channels + (confidence ? 1 : 0);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / pixels, p = unit % pixels;
-    T* out = packed + unit * depth;
-    const T w = confidence ? confidence[unit] : T(1);
-    for (int64_t c = 0; c < channels; ++c) {
-      const T x = views[(n * channels + c) * pixels + p];
-      out[c] = !confidence ? x : w != 0 ? w * x : T(0);
+void splat_sorted(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
+                  T* canvas, int64_t channels, int64_t pixels, int64_t cells, int64_t begin, int64_t end) {
+  T* total = confidence ? canvas + channels * cells : nullptr;
+  for (int64_t first = 0; first < channels; first += 4) {
+    const auto group = [&](auto rule) {
+      rule(views, confidence, start, pixel, weight, canvas, first ? nullptr : total, first, channels, pixels, cells,
+           begin, end);
+    };
+    switch (channels - first) {
+      case 1: group(sorted_group<T, 1>); break;
+      case 2: group(sorted_group<T, 2>); break;
+      case 3: group(sorted_group<T, 3>); break;
+      default: group(sorted_group<T, 4>);
     }
-    if (confidence) out[channels] = w;
   }
 }
 
 template <typename T>
-void splat_sorted(const T* packed, const int64_t* start, const int32_t* pixel, const T* weight, T* canvas, int64_t depth,
-                  int64_t cells, int64_t begin, int64_t end) {
-  int64_t first = 0;
-  for (; depth - first >= 4; first += 4)
-    sorted_piece<T, 4>(packed, start, pixel, weight, canvas, depth, first, cells, begin, end);
-  switch (depth - first) {
-    case 3: return sorted_piece<T, 3>(packed, start, pixel, weight, canvas, depth, first, cells, begin, end);
-    case 2: return sorted_piece<T, 2>(packed, start, pixel, weight, canvas, depth, first, cells, begin, end);
-    case 1: return sorted_piece<T, 1>(packed, start, pixel, weight, canvas, depth, first, cells, begin, end);
-  }
-}
-
-template <typename T>
-void splat_scan(const T* packed, const int32_t* index, const T* weight, T* canvas, int64_t depth, int64_t cells,
-                int64_t count, int64_t taps, int64_t begin, int64_t end) {
-  for (int64_t k = 0; k < count; ++k) {
-    const int64_t cell = index[k];
-    if (cell < begin || cell >= end) continue;
-    const T* x = packed + k / taps * depth;
-    for (int64_t d = 0; d < depth; ++d) canvas[d * cells + cell] += weight[k] * x[d];
+void splat_scan(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, int64_t channels,
+                int64_t pixels, int64_t cells, int64_t count, int64_t taps, int64_t begin, int64_t end) {
+  for (int64_t unit = 0; unit < count; ++unit) {
+    const T trust = confidence ? confidence[unit] : T(1);
+    const T* x = views + (unit / pixels * channels) * pixels + unit % pixels;
+    for (int64_t k = unit * taps; k < (unit + 1) * taps; ++k) {
+      const int64_t cell = index[k];
+      if (cell < begin || cell >= end) continue;
+      const T w = weight[k] * trust;
+      if (confidence) canvas[channels * cells + cell] += w;
+      if (trust == 0) continue;
+      for (int64_t c = 0; c < channels; ++c) canvas[c * cells + cell] += w * x[c * pixels];
+    }
   }
 }
 
@@ -106,11 +117,10 @@ void sort_taps_fill(const int32_t* index, const T* weight, int64_t count, int64_
 
 #define FASTSYNC_TAPS(T)                                                                                               \
   template void resample(const T*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t); \
-  template void pack(const T*, const T*, T*, int64_t, int64_t, int64_t, int64_t);                                       \
-  template void splat_sorted(const T*, const int64_t*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t,        \
-                             int64_t);                                                                                 \
-  template void splat_scan(const T*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t, int64_t, int64_t,        \
-                           int64_t);                                                                                   \
+  template void splat_sorted(const T*, const T*, const int64_t*, const int32_t*, const T*, T*, int64_t, int64_t,       \
+                             int64_t, int64_t, int64_t);                                                               \
+  template void splat_scan(const T*, const T*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t, int64_t,       \
+                           int64_t, int64_t, int64_t);                                                                 \
   template void sort_taps_fill(const int32_t*, const T*, int64_t, int64_t, int64_t, const int64_t*, int64_t*,          \
                                int32_t*, T*);
 FASTSYNC_TAPS(float)

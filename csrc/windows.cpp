@@ -7,16 +7,21 @@
 namespace fastsync {
 namespace {
 
-#define FASTSYNC_ROWS(T)                                                                                           \
-  FASTSYNC_CLONES void add(const T* __restrict x, T* __restrict sum, int64_t n) {                                  \
-    for (int64_t i = 0; i < n; ++i) sum[i] += x[i];                                                                \
-  }                                                                                                                \
-  FASTSYNC_CLONES void add_weighted(const T* __restrict x, const T* __restrict weight, T* __restrict sum,          \
-                                    int64_t n) {                                                                   \
-    for (int64_t i = 0; i < n; ++i) sum[i] += weight[i] != 0 ? weight[i] * x[i] : T(0);                            \
-  }                                                                                                                \
-  FASTSYNC_CLONES void divide(T* __restrict sum, const T* __restrict total, const T* __restrict kept, int64_t n) { \
-    for (int64_t i = 0; i < n; ++i) sum[i] = total[i] > 0 ? sum[i] / total[i] : kept[i];                           \
+// What a window adds to a canvas row, all channels at once; planes lie `x_plane` and `sum_plane` elements apart. Defined
+// for each type, since clones cannot be templates.
+#define FASTSYNC_ROWS(T)                                                                                             \
+  FASTSYNC_CLONES void add(const T* __restrict x, T* __restrict sum, int64_t n) {                                    \
+    for (int64_t i = 0; i < n; ++i) sum[i] += x[i];                                                                  \
+  }                                                                                                                  \
+  FASTSYNC_CLONES void add_weighted(const T* __restrict x, const T* __restrict weight, T* __restrict sum,            \
+                                    T* __restrict total, int64_t n, int64_t channels, int64_t x_plane,               \
+                                    int64_t sum_plane) {                                                             \
+    for (int64_t i = 0; i < n; ++i) total[i] += weight[i];                                                           \
+    for (int64_t c = 0; c < channels; ++c, x += x_plane, sum += sum_plane)                                           \
+      for (int64_t i = 0; i < n; ++i) sum[i] += weight[i] != 0 ? weight[i] * x[i] : T(0);                            \
+  }                                                                                                                  \
+  FASTSYNC_CLONES void divide(T* __restrict sum, const T* __restrict total, const T* __restrict kept, int64_t n) {   \
+    for (int64_t i = 0; i < n; ++i) sum[i] = total[i] > 0 ? sum[i] / total[i] : kept[i];                             \
   }
 FASTSYNC_ROWS(float)
 FASTSYNC_ROWS(double)
@@ -49,7 +54,7 @@ void accumulate(const T* views, const Windows& at, T* canvas, int64_t begin, int
       const T* x = views + ((n * at.channels + channel) * at.h + row) * at.w;
       const int64_t first = std::min(at.w, at.width - column);  // what is left wraps around the border
       add(x, sum + column, first);
-      add(x + first, sum, at.w - first);
+      if (first < at.w) add(x + first, sum, at.w - first);
     }
   }
 }
@@ -68,14 +73,12 @@ void merge(const T* views, const T* weights, bool shared, const Windows& at, con
       if (row < 0) continue;
       const T* weight = weights + ((shared ? 0 : n) * at.h + row) * at.w;
       const int64_t first = std::min(at.w, at.width - column);
-      add(weight, total.data() + column, first);
-      add(weight + first, total.data(), at.w - first);
-      for (int64_t c = 0; c < at.channels; ++c) {
-        const T* x = views + ((n * at.channels + c) * at.h + row) * at.w;
-        T* sum = canvas + row_at(c);
-        add_weighted(x, weight, sum + column, first);
-        add_weighted(x + first, weight + first, sum, at.w - first);
-      }
+      const T* x = views + (n * at.channels * at.h + row) * at.w;
+      add_weighted(x, weight, canvas + row_at(0) + column, total.data() + column, first, at.channels, at.h * at.w,
+                   at.height * at.width);
+      if (first < at.w)
+        add_weighted(x + first, weight + first, canvas + row_at(0), total.data(), at.w - first, at.channels, at.h * at.w,
+                     at.height * at.width);
     }
     for (int64_t c = 0; c < at.channels; ++c)
       divide(canvas + row_at(c), total.data(), previous ? previous + row_at(c) : nothing.data(), at.width);

@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import pkgutil
 import platform
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from . import zoo
 from .canvases import WideCanvas
 from .methods import SyncVC
+from .ops import dispatch
 from .priors import FunctionPrior
 from .sampler import sample
 
@@ -29,9 +29,7 @@ def report() -> Iterator[tuple[str, str]]:
         yield name, _version(name)
     for device in devices():
         yield f"device {device}", _describe(device)
-    yield "backend eager", "ready (PyTorch)"
-    yield "backend triton", _triton()
-    yield "backend native", _native()
+    yield from _ops()
     if not zoo.names():
         yield "zoo", "no prior in this installation"
     for name in zoo.names():
@@ -94,24 +92,22 @@ def _describe(device: torch.device) -> str:
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB; {', '.join(kinds)}"
 
 
-def _triton() -> str:
-    kernels = importlib.util.find_spec("fastsync.kernels")
-    if kernels is None:
-        return "not used: fastsync.kernels is not importable; install with pip install -e . or from a wheel"
-    if not any(pkgutil.iter_modules(kernels.submodule_search_locations)):
-        return "not used: this version has no Triton kernels"
-    if importlib.util.find_spec("triton") is None:
-        return "not used: Triton is not installed; pip install 'fastsync[triton]'"
-    if not torch.cuda.is_available():
-        return "not used: Triton needs a GPU that PyTorch can see"
-    return "ready"
-
-
-def _native() -> str:
-    if importlib.util.find_spec("fastsync._C") is None:
-        return "not used: the extension fastsync._C is not built in this installation"
-    try:
-        importlib.import_module("fastsync._C")
-    except ImportError as error:
-        return f"broken: fastsync._C does not load ({error})"
-    return "ready"
+def _ops() -> Iterator[tuple[str, str]]:
+    """A line an op: on which device each backend runs it, and how far it then lies from the reference. Then why not."""
+    results: dict[str, list[str]] = {op: [] for op in dispatch.OPS}
+    reasons: dict[str, dict[str, None]] = {backend: {} for backend in dispatch.BACKENDS}
+    for op, backend, status in dispatch.table():
+        if not status.startswith("runs on"):
+            results[op].append(f"{backend} -")
+            reasons[backend][status] = None
+            continue
+        try:
+            results[op].append(f"{backend} {dispatch.self_test(op, backend)}")
+        except Exception as error:  # whatever a broken build raises
+            results[op].append(f"{backend} BROKEN")
+            reasons[backend][f"{op}: {error}"] = None
+    for op, found in results.items():
+        yield op, "; ".join(found)
+    for backend, why in reasons.items():
+        for reason in why:
+            yield f"no {backend}", reason

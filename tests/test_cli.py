@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import fastsync as fs
 from fastsync.cli import app
+from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
 
 TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
@@ -123,9 +124,12 @@ def test_doctor_reports_and_tests_itself():
     report = {line[:16].strip(): line[17:] for line in result.stdout.splitlines()}
     assert report["torch"] == torch.__version__
     assert report["fastsync"].startswith(fs.__version__)
-    assert report["backend eager"].startswith("ready")
-    for backend in ("backend triton", "backend native"):
-        assert report[backend] == "ready" or report[backend].startswith(("not used: ", "broken: "))
+    for op in dispatch.OPS:
+        assert report[op].startswith("eager cpu 0e+00; triton ")
+        native = dispatch.unavailable(op, "native", "cpu", torch.float32) == ""
+        assert ("native cpu " in report[op]) == native and "BROKEN" not in report[op]
+    assert dispatch.unavailable("overlap_loss", "native", "cpu", torch.float32) == ""
+    assert "no native" in report
     assert "float32" in report["device cpu"]
     assert report["self-test cpu"].startswith("passed")
 

@@ -1,0 +1,190 @@
+// The C++ launchers under ASan and UBSan (`make sanitize`): awkward sizes, each against a naive loop. Every buffer is
+// exactly as large as it has to be, so that a read or write past it is found.
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "../../csrc/ops.h"
+
+namespace {
+
+std::mt19937 rng(0);
+int faults = 0;
+
+template <typename T>
+std::vector<T> normal(int64_t n) {
+  std::normal_distribution<T> draw;
+  std::vector<T> x(n);
+  for (T& v : x) v = draw(rng);
+  return x;
+}
+
+int64_t integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(rng); }
+
+template <typename T>
+void same(const char* what, const std::vector<T>& got, const std::vector<T>& expected) {
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (!(std::abs(got[i] - expected[i]) <= 1e-4 * (1 + std::abs(expected[i])))) {
+      std::printf("%s: element %zu is %g, expected %g\n", what, i, double(got[i]), double(expected[i]));
+      ++faults;
+      return;
+    }
+}
+
+int64_t modulo(int64_t v, int64_t p) { return p ? ((v % p) + p) % p : v; }
+
+template <typename T>
+void overlap_loss(int64_t b, int64_t c, int64_t h, int64_t w, int64_t sh, int64_t sw, bool indexed, bool masked,
+                  bool looped) {
+  const int64_t slots = 2;
+  const auto x = normal<T>(b * c * h * w), source = normal<T>(slots * c * sh * sw);
+  std::vector<T> mask(b * h * w), gradient(x.size(), NAN), expected(x.size(), 0);
+  for (T& m : mask) m = T(integer(0, 2)) / 2;
+  std::vector<int64_t> place(3 * b), index(b * h * w);
+  for (int64_t i = 0; i < b; ++i) {
+    place[3 * i] = indexed ? 0 : integer(-1, slots - 1);
+    place[3 * i + 1] = integer(-sh - 1, sh + 1);
+    place[3 * i + 2] = integer(-sw - 1, sw + 1);
+  }
+  for (int64_t& i : index) i = integer(-1, slots * sh * sw - 1);
+  std::vector<double> rows(b * c * h, NAN), loss(b * c * h, 0);
+  const int64_t py = looped ? sh + 1 : 0, px = looped ? sw + 2 : 0;
+  const fastsync::Address<T> at{source.data(), sh, sw, place.data(), indexed ? index.data() : nullptr,
+                                masked ? mask.data() : nullptr, py, px};
+  for (int64_t i = 0; i < b; ++i)
+    for (int64_t k = 0; k < c; ++k)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t s = 0; s < w; ++s) {
+          const int64_t cell = (i * h + y) * w + s, out = ((i * c + k) * h + y) * w + s;
+          int64_t from = -1;
+          if (indexed) {
+            if (index[cell] >= 0)
+              from = (index[cell] / (sh * sw) * c + k) * sh * sw + index[cell] % (sh * sw);
+          } else if (place[3 * i] >= 0) {
+            const int64_t v = modulo(y + place[3 * i + 1], py), u = modulo(s + place[3 * i + 2], px);
+            if (v >= 0 && v < sh && u >= 0 && u < sw) from = ((place[3 * i] * c + k) * sh + v) * sw + u;
+          }
+          if (from < 0) continue;
+          const T m = masked ? mask[cell] : T(1), d = m * (x[out] - source[from]);
+          expected[out] = 2 * m * d;
+          loss[(i * c + k) * h + y] += double(d) * double(d);
+        }
+  const int64_t units = b * c * h, half = units / 2;
+  fastsync::overlap_loss(x.data(), at, gradient.data(), rows.data(), c, h, w, 0, half);
+  fastsync::overlap_loss(x.data(), at, gradient.data(), rows.data(), c, h, w, half, units);
+  same("overlap_loss gradient", gradient, expected);
+  same("overlap_loss", rows, loss);
+}
+
+template <typename T>
+void transform(int64_t b, int64_t c, int64_t in, int64_t out, bool shared) {
+  const auto x = normal<T>(b * c * in), factor = normal<T>(b);
+  std::vector<int64_t> index((shared ? 1 : b) * out);
+  for (int64_t& i : index) i = integer(-1, in - 1);
+  std::vector<T> y(b * c * out, NAN), expected(y.size(), 0);
+  for (int64_t i = 0; i < b; ++i)
+    for (int64_t k = 0; k < c; ++k)
+      for (int64_t p = 0; p < out; ++p) {
+        const int64_t from = index[(shared ? 0 : i * out) + p];
+        if (from >= 0) expected[(i * c + k) * out + p] = factor[i] * x[(i * c + k) * in + from];
+      }
+  fastsync::transform(x.data(), index.data(), shared, factor.data(), y.data(), c, in, out, 0, b * out / 3);
+  fastsync::transform(x.data(), index.data(), shared, factor.data(), y.data(), c, in, out, b * out / 3, b * out);
+  same("transform", y, expected);
+}
+
+template <typename T>
+void windows(int64_t n, int64_t c, int64_t h, int64_t w, int64_t height, int64_t width, bool shared) {
+  const auto x = normal<T>(n * c * h * w), previous = normal<T>(c * height * width);
+  std::vector<T> weights((shared ? 1 : n) * h * w), sum(c * height * width, 0), top(sum), total(height * width, 0);
+  for (T& v : weights) v = T(integer(0, 3));
+  std::vector<int64_t> origins(2 * n);
+  for (int64_t& o : origins) o = integer(-height, 2 * width);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t y = 0; y < h; ++y)
+      for (int64_t s = 0; s < w; ++s) {
+        const int64_t cell = modulo(y + origins[2 * i], height) * width + modulo(s + origins[2 * i + 1], width);
+        const T weight = weights[((shared ? 0 : i) * h + y) * w + s];
+        total[cell] += weight;
+        for (int64_t k = 0; k < c; ++k) {
+          sum[k * height * width + cell] += x[((i * c + k) * h + y) * w + s];
+          top[k * height * width + cell] += weight * x[((i * c + k) * h + y) * w + s];
+        }
+      }
+  for (size_t i = 0; i < top.size(); ++i) {
+    const T all = total[i % (height * width)];
+    top[i] = all > 0 ? top[i] / all : previous[i];
+  }
+  const fastsync::Windows at{origins.data(), n, c, h, w, height, width};
+  std::vector<T> canvas(sum.size(), NAN);
+  fastsync::accumulate(x.data(), at, canvas.data(), 0, c * height / 2);
+  fastsync::accumulate(x.data(), at, canvas.data(), c * height / 2, c * height);
+  same("accumulate", canvas, sum);
+  canvas.assign(canvas.size(), NAN);
+  fastsync::merge(x.data(), weights.data(), shared, at, previous.data(), canvas.data(), 0, height / 2);
+  fastsync::merge(x.data(), weights.data(), shared, at, previous.data(), canvas.data(), height / 2, height);
+  same("merge", canvas, top);
+}
+
+template <typename T>
+void taps(int64_t n, int64_t c, int64_t pixels, int64_t each, int64_t cells, bool trusted) {
+  const int64_t all = n * pixels, count = all * each, depth = c + (trusted ? 1 : 0);
+  const auto views = normal<T>(all * c), weight = normal<T>(count), z = normal<T>(c * cells);
+  auto confidence = normal<T>(all);
+  for (T& v : confidence) v = integer(0, 2) ? v : T(0);
+  std::vector<int32_t> index(count);
+  for (int32_t& i : index) i = int32_t(integer(-2, cells - 1));
+  std::vector<T> canvas(depth * cells, 0), read(all * c, 0);
+  for (int64_t k = 0; k < count; ++k) {
+    if (index[k] < 0) continue;
+    const int64_t unit = k / each, view = unit / pixels, p = unit % pixels;
+    const T w = weight[k] * (trusted ? confidence[unit] : T(1));
+    for (int64_t ch = 0; ch < c; ++ch) {
+      canvas[ch * cells + index[k]] += w * views[(view * c + ch) * pixels + p];
+      read[(view * c + ch) * pixels + p] += weight[k] * z[ch * cells + index[k]];
+    }
+    if (trusted) canvas[c * cells + index[k]] += w;
+  }
+  const T* trust = trusted ? confidence.data() : nullptr;
+  std::vector<int64_t> start(cells + 1), next(cells);
+  const int64_t used = fastsync::sort_taps_count(index.data(), count, cells, start.data());
+  std::vector<int32_t> pixel(used);
+  std::vector<T> sorted(used), got(canvas.size(), NAN);
+  fastsync::sort_taps_fill(index.data(), weight.data(), count, each, cells, start.data(), next.data(), pixel.data(),
+                           sorted.data());
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cells / 2}, {cells / 2, cells}})
+    fastsync::splat_sorted(views.data(), trust, start.data(), pixel.data(), sorted.data(), got.data(), c, pixels, cells,
+                           begin, end);
+  same("splat_sorted", got, canvas);
+  got.assign(got.size(), 0);
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cells / 2}, {cells / 2, cells}})
+    fastsync::splat_scan(views.data(), trust, index.data(), weight.data(), got.data(), c, pixels, cells, all, each, begin,
+                         end);
+  same("splat_scan", got, canvas);
+  std::vector<T> seen(read.size(), NAN);
+  fastsync::resample(z.data(), index.data(), weight.data(), seen.data(), c, cells, pixels, each, 0, all);
+  same("resample", seen, read);
+}
+
+template <typename T>
+void everything() {
+  for (int round = 0; round < 40; ++round) {
+    const int64_t h = integer(1, 9), w = integer(1, 19), c = integer(1, 5), b = integer(1, 4);
+    for (int kind = 0; kind < 8; ++kind)
+      overlap_loss<T>(b, c, h, w, integer(1, 9), integer(1, 17), kind & 1, kind & 2, kind & 4);
+    transform<T>(b, c, h * w, integer(1, 50), round % 2);
+    windows<T>(b, c, h, w, h + integer(0, 5), w + integer(0, 7), round % 2);
+    taps<T>(b, c, h * w, integer(1, 4), integer(1, 40), round % 2);
+  }
+  transform<T>(1, 2, 5000, 4099, true);
+}
+
+}  // namespace
+
+int main() {
+  everything<float>();
+  everything<double>();
+  std::printf(faults ? "%d faults\n" : "C++ ops: no fault under the sanitizers\n", faults);
+  return faults != 0;
+}
