@@ -123,27 +123,29 @@ def sample(
     view_order = method.view_order(canvas)
     sources = method.sources(canvas, view_order)
     level = scheduling.levels(sources, view_order)
-    run = Run(
-        prior=prior,
-        canvas=canvas,
-        table=table,
-        cond=cond,
-        uncond=uncond,
-        guidance_scale=guidance_scale,
-        generator=generator,
-        sources=sources,
-        order=view_order,
-        lifetimes=scheduling.lifetimes(order, sources, level, keep=callback is not None),
-        dtype=dtype,
-        device=prior.device,
-    )
-    run.prepared = method.begin(run)
-    run.start(_initial_views(run, latents))
+    # Controls need autograd, which inference mode cannot switch on again.
+    with torch.inference_mode(False), torch.no_grad():
+        run = Run(
+            prior=prior,
+            canvas=canvas,
+            table=table,
+            cond=cond,
+            uncond=uncond,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            sources=sources,
+            order=view_order,
+            lifetimes=scheduling.lifetimes(order, sources, level, keep=callback is not None),
+            dtype=dtype,
+            device=prior.device,
+        )
+        run.prepared = method.begin(run)
+        run.start(_initial_views(run, latents))
 
     done = [0] * run.steps
     freeze = getattr(prior, "sampling", nullcontext)
     ticks = tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress)
-    # Controls need autograd, which inference mode cannot switch on again; outside them nothing is recorded.
+    # Outside the controls nothing is recorded for autograd.
     with torch.inference_mode(False), torch.no_grad(), freeze(), ticks as bar:
         for work in scheduling.plan(order, view_order, level, run.steps, max_batch):
             method.advance(run, work)
@@ -242,7 +244,7 @@ def _initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
     views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
         return canvas.project(run.draw(canvas_shape))
-    latents = latents.detach().to(run.device, run.dtype)
+    latents = _recordable(latents).detach().to(run.device, run.dtype)
     if tuple(latents.shape) == canvas_shape:
         return canvas.project(latents)
     if tuple(latents.shape) == views_shape:
