@@ -245,12 +245,12 @@ class Run:
         """
         x, raw = evaluation.x, evaluation.raw
         self.stats.gradients += len(x) * (1 if self.uncond is None else 2)
-        scale = None
-        if self.prior.dtype in (torch.float16, torch.bfloat16):
-            scale = peak.clamp_min(torch.finfo(self.dtype).tiny)
-            cotangent = cotangent / scale.repeat(len(raw) // len(x)).reshape(-1, *([1] * (x.ndim - 1)))
+        half = self.prior.dtype in (torch.float16, torch.bfloat16)
+        scale = peak if half else None
         if not raw.requires_grad:
             return torch.zeros_like(x), scale
+        if half:
+            cotangent = ops.scale_cotangent(cotangent, peak, raw.dtype)
         return torch.autograd.grad(raw, x, cotangent.to(raw.dtype))[0], scale
 
     def step(

@@ -173,6 +173,19 @@ def cfg_tweedie(dtype: torch.dtype, device: torch.device | str, seed: int) -> li
     return cases
 
 
+def scale_cotangent(dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Arguments]:
+    draw, cases = Draw(dtype, device, seed), []
+    for batch, *view in SHAPES:
+        for halves, layout in ((1, "contiguous"), (2, "channels_last"), (2, "strided")):
+            g_raw = draw.normal(halves * batch, *view, layout=layout)
+            peak = g_raw.abs().reshape(halves, batch, -1).amax((0, 2))
+            g_raw[0], peak[0] = 0.0, 0.0  # nothing to steer: 0, not 0 / 0
+            if halves == 2:
+                g_raw[batch] = 0.0
+            cases.append((g_raw, peak, dtype))
+    return cases
+
+
 def control_update(dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Arguments]:
     draw, cases = Draw(dtype, device, seed), []
     for shape in SHAPES:
@@ -287,6 +300,7 @@ CASES: dict[str, Callable[[torch.dtype, torch.device | str, int], list[Arguments
     "ddim_step": ddim_step,
     "overlap_loss": overlap_loss,
     "control_grad": control_grad,
+    "scale_cotangent": scale_cotangent,
     "control_update": control_update,
     "transform": transform,
     "accumulate": accumulate,
@@ -328,7 +342,14 @@ def check(op: str, kernel: Callable[..., Any], arguments: Arguments) -> None:
     Raises:
         AssertionError: a difference, or an argument was changed that must not be.
     """
-    exact = tuple(a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in copied(arguments))
+    exact = tuple(
+        a.double()
+        if isinstance(a, torch.Tensor) and a.is_floating_point()
+        else torch.float64
+        if isinstance(a, torch.dtype)
+        else a
+        for a in copied(arguments)
+    )
     expected, plain, given = reference(op)(*exact), reference(op)(*copied(arguments)), copied(arguments)
     got = kernel(*given)
     outputs = [(value,) if isinstance(value, torch.Tensor) else tuple(value) for value in (got, expected, plain)]

@@ -20,9 +20,9 @@ METHODS = {
 STEPS, VIEWS = 3, 3
 
 
-def run(name, eps_fn=nonlinear, watch=None):
+def run(name, eps_fn=nonlinear, watch=None, dtype=torch.float64):
     canvas = fs.WideCanvas((4, 14), (4, 6), 4)
-    prior = fs.FunctionPrior(eps_fn, ddim(steps_offset=1), (2, 4, 6), dtype=torch.float64)
+    prior = fs.FunctionPrior(eps_fn, ddim(steps_offset=1), (2, 4, 6), dtype=dtype)
     cond, uncond = 0.5 * randn(VIEWS, 2, 4, 6, seed=1), 0.5 * randn(1, 2, 4, 6, seed=2)
     with watch or nullcontext():
         fs.sample(
@@ -47,6 +47,13 @@ def test_a_run_goes_through_the_ops(name, monkeypatch):
     assert used["ddim_step"] == network
     assert used["overlap_loss"] == used["control_grad"] == used["control_update"] == controls
     assert used["merge"] == {"independent": 1, "multidiffusion": STEPS + 1}.get(name, 0)
+
+
+def test_cotangents_of_half_precision_are_scaled_by_an_op(monkeypatch):
+    used, choose = Counter(), dispatch.choose
+    monkeypatch.setattr(dispatch, "choose", lambda op, tensor: used.update([op]) or choose(op, tensor))
+    run("syncvc", lambda x, t, c: torch.tanh(x.half()), dtype=torch.float16)
+    assert used["scale_cotangent"] == used["control_update"] == STEPS * (VIEWS - 1) * 2
 
 
 class Arithmetic(TorchDispatchMode):

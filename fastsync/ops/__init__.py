@@ -13,6 +13,7 @@ from .control_update import control_update
 from .ddim_step import ddim_step
 from .overlap_loss import overlap_loss
 from .resample import resample, splat
+from .scale_cotangent import scale_cotangent
 from .taps import Taps
 from .transform import inverse_permutation, transform
 from .uv_accumulate import uv_accumulate
@@ -29,6 +30,7 @@ __all__ = [
     "merge",
     "overlap_loss",
     "resample",
+    "scale_cotangent",
     "splat",
     "transform",
     "uv_accumulate",

@@ -30,6 +30,7 @@ _REFERENCES = {
     "ddim_step": "ddim_step:reference",
     "overlap_loss": "overlap_loss:reference",
     "control_grad": "control_grad:reference",
+    "scale_cotangent": "scale_cotangent:reference",
     "control_update": "control_update:reference",
     "transform": "transform:reference",
     "accumulate": "accumulate:accumulate_reference",

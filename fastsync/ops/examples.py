@@ -38,6 +38,8 @@ def example(op: str, device: str) -> tuple[Any, ...]:
         states = (x(), x(), x(), x(), x(), x())
         coefficients = (numbers(), numbers(), numbers(), numbers(), numbers())
         return *states, *address, *coefficients, 1.0, 0.1, [0, 0], "epsilon", True
+    if op == "scale_cotangent":
+        return torch.cat([x(), 9.0 * x()]), numbers(), torch.float32
     if op == "control_update":
         return x(), x(), x().square(), x(), numbers(), x(), x(), 2, 0.02, 1.0
     if op == "transform":

@@ -50,7 +50,8 @@ def test_kernels_compute_what_the_references_say(op, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", LARGE)
 @pytest.mark.parametrize(
-    "op", ["cfg_tweedie", "ddim_step", "overlap_loss", "control_grad", "control_update", "transform"]
+    "op",
+    ["cfg_tweedie", "ddim_step", "overlap_loss", "control_grad", "scale_cotangent", "control_update", "transform"],
 )
 def test_large_views(op, shape, dtype, monkeypatch):
     if op == "control_grad" and dtype == torch.float16:
@@ -123,20 +124,26 @@ def test_the_host_never_waits(op):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def control_iteration(shape):
-    """One iteration of SyncVC outside the network, on B views of C, h, w."""
+def control_iteration(shape, half=False):
+    """One iteration of SyncVC outside the network (in float16 if half), on B views of C, h, w."""
     batch = shape[0]
     draw = op_cases.Draw(torch.float32, "cuda", 0)
     raw, uncond, x, eps_free, control, first, vjp = (draw.normal(*shape) for _ in range(7))
     second, pool, clean = draw.normal(*shape).square(), draw.normal(*shape), draw.normal(*shape)
-    a, b, guidance, coupling, kl, scale = (draw.uniform(batch, low=0.3) for _ in range(6))
+    a, b, guidance, coupling, kl = (draw.uniform(batch, low=0.3) for _ in range(5))
+    if half:
+        raw, uncond, vjp = raw.half(), uncond.half(), vjp.half()
     place = torch.tensor([[i, 0, shape[3] // 2] for i in range(batch)], device="cuda")
 
     def iterate():
         x0, eps = ops.cfg_tweedie(raw, uncond, x, a, b, guidance, "epsilon")
         loss, gradient = ops.overlap_loss(x0, clean, place)
         states = (x, eps, eps_free, control, gradient, None, pool, place, None, None)
-        _, _, direct, _ = ops.control_grad(*states, coupling, a, b, guidance, kl, 1.0, 0.0, (0, 0), "epsilon", True)
+        numbers = (coupling, a, b, guidance, kl, 1.0, 0.0, (0, 0), "epsilon", True)
+        _, cotangent, direct, peak = ops.control_grad(*states, *numbers)
+        if half:
+            ops.scale_cotangent(cotangent, peak, torch.float16)
+        scale = peak if half else None
         return ops.control_update(control, first, second, vjp, scale, direct, x, 0, 0.02, 1.0)
 
     return iterate
@@ -152,15 +159,17 @@ def launches(function):
     return [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("shape", [(5, 4, 64, 64), (25, 4, 64, 64), (7, 4, 128, 128)])
-def test_a_control_iteration_is_at_most_five_launches(shape, monkeypatch):
+def test_a_control_iteration_is_at_most_five_launches(shape, half, monkeypatch):
     monkeypatch.undo()  # filling memory with NaN launches kernels too
-    names = launches(control_iteration(shape))
-    assert 4 <= len(names) <= 5, names
+    names = launches(control_iteration(shape, half))
+    assert len(names) == (5 if half else 4), names
 
 
 @pytest.mark.parametrize(
-    "op", ["cfg_tweedie", "ddim_step", "control_update", "transform", "overlap_loss", "control_grad"]
+    "op",
+    ["cfg_tweedie", "ddim_step", "scale_cotangent", "control_update", "transform", "overlap_loss", "control_grad"],
 )
 def test_one_launch_an_op(op, monkeypatch):
     monkeypatch.undo()

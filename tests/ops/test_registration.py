@@ -13,6 +13,7 @@ DIFFERENTIABLE = {
     "ddim_step": (0, 1, 5, 7, 8),
     "overlap_loss": (0, 1),
     "control_grad": (0, 1, 2, 3, 4, 5, 6),
+    "scale_cotangent": (),
     "control_update": (),
     "transform": (0,),
     "accumulate": (0,),

@@ -69,7 +69,8 @@ def test_the_self_test_of_the_doctor_runs_them(op):
 
 
 ROWS = [(1, 2, 3, 701), (2, 1, 97, 1), (1, 67, 31, 1), (1, 1, 2, 2501)]  # longer than a tile, or many of them
-REDUCING, ELEMENTWISE = ("overlap_loss", "control_grad"), ("cfg_tweedie", "ddim_step", "control_update")
+REDUCING = ("overlap_loss", "control_grad")
+ELEMENTWISE = ("cfg_tweedie", "ddim_step", "control_update", "scale_cotangent")
 
 
 @pytest.mark.parametrize("shape", ROWS)
