@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 SOURCES := $(wildcard csrc/*)
 
-.PHONY: demo test lint format types wheel check-cuda sanitize clean distclean
+.PHONY: demo test bench lint format types wheel check-cuda sanitize clean distclean
 
 demo: $(VENV)/.package
 	@$(BIN)/python -m bench.demo -o demo.png
@@ -20,6 +20,11 @@ demo: $(VENV)/.package
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# Wants a quiet machine, and says so where it is not.
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.ops
+	$(BIN)/python -m bench.report
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,10 +1,13 @@
 """What an installation is made of, as its metadata and files tell."""
 
+import os
 import re
 import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+
+import pytest
 
 import fastsync
 
@@ -61,3 +64,46 @@ def test_kernels_are_found_from_any_folder(tmp_path):
 def test_tests_are_no_package():
     # With an __init__.py, pytest would put the root first on the path, and fastsync.kernels would not be found.
     assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+def build_script(mode, tmp_path, without_torch=False, **environment):
+    """What setup.py decides and says, without building: ``(exit status, stderr)``."""
+    if without_torch:
+        (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
+        environment["PYTHONPATH"] = str(tmp_path)
+    command = [sys.executable, "setup.py", "--quiet", "--name"]
+    environment = {**os.environ, "FASTSYNC_BUILD": mode, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_what_is_built_is_said(tmp_path):
+    status, said = build_script("cpu", tmp_path)
+    assert status == 0 and "building fastsync._C for the CPU (no CUDA: not asked for)" in said
+    status, said = build_script("none", tmp_path)
+    assert status == 0 and "FASTSYNC_BUILD=none: installing pure Python" in said
+
+
+def test_auto_goes_on_as_pure_python_and_says_why(tmp_path):
+    status, said = build_script("auto", tmp_path, without_torch=True)
+    assert status == 0 and "installing pure Python" in said and "torch is not there at build time" in said
+    status, said = build_script("auto", tmp_path, CXX="no-such-compiler")
+    assert status == 0 and "installing pure Python" in said and "no C++ compiler 'no-such-compiler'" in said
+
+
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_what_is_asked_for_by_name_must_be_possible(mode, tmp_path):
+    status, said = build_script(mode, tmp_path, without_torch=True)
+    assert status != 0 and f"FASTSYNC_BUILD={mode} cannot be done: torch is not there" in said
+    status, said = build_script(mode, tmp_path, CXX="no-such-compiler")
+    assert status != 0 and f"FASTSYNC_BUILD={mode} cannot be done: there is no C++ compiler" in said
+
+
+def test_unknown_modes_and_a_torch_without_cuda_end_the_installation(tmp_path):
+    status, said = build_script("gpu", tmp_path)
+    assert status != 0 and "FASTSYNC_BUILD must be one of auto, cuda, cpu, none, got 'gpu'" in said
+    import torch
+
+    if torch.version.cuda is None:
+        status, said = build_script("cuda", tmp_path)
+        assert status != 0 and "FASTSYNC_BUILD=cuda cannot be done: torch is a build without CUDA" in said

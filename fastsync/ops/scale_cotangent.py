@@ -41,7 +41,7 @@ def scale_cotangent(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype)
     """
     if peak.ndim != 1 or len(g_raw) % max(1, len(peak)) or len(g_raw) and not len(peak):
         raise ValueError(
-            "scale_cotangent: peak must be [B], one number a sample, and g_raw [R B, ...] hold a multiple of B rows, got "
+            "scale_cotangent: peak must be [B], one number a sample, and g_raw [R B, ...] a multiple of B rows, got "
             f"{list(peak.shape)} and {list(g_raw.shape)}."
         )
     if not dtype.is_floating_point:
