@@ -17,7 +17,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-CPU = ["bindings.cpp", "overlap_loss.cpp", "transform.cpp", "windows.cpp", "taps.cpp"]
+CPU = [f"{name}.cpp" for name in ("bindings", "steps", "overlap_loss", "control", "transform", "windows", "taps")]
 CUDA = ["bindings_cuda.cpp", "taps.cu"]
 MODES = ("auto", "cuda", "cpu", "none")
 
@@ -81,7 +81,8 @@ def extension():
         raise SystemExit(f"FASTSYNC_BUILD=cuda cannot be done: {problem}.")
     # Without -fopenmp at::parallel_for runs on one thread; Apple's compiler has no such option.
     threads = ["-fopenmp"] if sys.platform == "linux" else []
-    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", *threads]
+    # Without the last two, a square root or a comparison keeps a loop from being vectorised.
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", *threads, "-fno-math-errno", "-fno-trapping-math"]
     if problem:
         kind, sources, arguments = CppExtension, CPU, flags
     else:

@@ -40,19 +40,139 @@ Maybe like(const Maybe& x, const Tensor& other) {
 
 #define DISPATCH(tensor, ...) AT_DISPATCH_FLOATING_TYPES((tensor).scalar_type(), "fastsync", [&] { __VA_ARGS__; })
 
+// Coefficients [B], as the launchers read them.
+Tensor numbers(const Tensor& x) { return x.to(torch::kDouble).contiguous(); }
+
+template <typename T>
+fastsync::Address<T> address(const Tensor& source, const Tensor& place, const Maybe& index, const Maybe& mask,
+                             const Size& period) {
+  return {source.const_data_ptr<T>(), source.size(2),   source.size(3), place.const_data_ptr<int64_t>(),
+          data<int64_t>(index),       data<T>(mask),    period[0],      period[1]};
+}
+
+Maybe packed(const Maybe& x) { return x ? Maybe(x->contiguous()) : x; }
+
+fastsync::Kind kind(const std::string& name) {
+  using fastsync::Kind;
+  for (const auto& [known, value] : std::initializer_list<std::pair<const char*, Kind>>{
+           {"epsilon", Kind::epsilon}, {"v_prediction", Kind::v_prediction}, {"sample", Kind::sample},
+           {"flow", Kind::flow}, {"estimates", Kind::estimates}})
+    if (name == known) return value;
+  TORCH_CHECK(false, "prediction_type ", name, " is unknown.");
+}
+
+std::tuple<Tensor, Tensor> cfg_tweedie(const Tensor& raw_, const Maybe& uncond_, const Tensor& x_, const Tensor& a_,
+                                       const Tensor& b_, const Tensor& guidance_, const std::string& prediction_type) {
+  check_cpu(x_, "x");
+  const auto x = x_.contiguous(), raw = raw_.to(x.options()).contiguous();
+  const auto uncond = like(uncond_, x);
+  const auto a = numbers(a_), b = numbers(b_), guidance = numbers(guidance_);
+  auto x0 = torch::empty_like(x), eps = torch::empty_like(x);
+  const int64_t cells = x.numel() / std::max<int64_t>(1, x.size(0));
+  const auto type = kind(prediction_type);
+  DISPATCH(x, parallel(x.numel(), 3, [&](int64_t begin, int64_t end) {
+             fastsync::cfg_tweedie(raw.const_data_ptr<scalar_t>(), data<scalar_t>(uncond), x.const_data_ptr<scalar_t>(),
+                                   a.const_data_ptr<double>(), b.const_data_ptr<double>(),
+                                   guidance.const_data_ptr<double>(), type, x0.data_ptr<scalar_t>(),
+                                   eps.data_ptr<scalar_t>(), cells, begin, end);
+           }));
+  return {x0, eps};
+}
+
+Tensor ddim_step(const Tensor& x0_, const Tensor& eps_, const Tensor& a_next_, const Tensor& direction_,
+                 const Tensor& sigma_, const Maybe& noise_, const Maybe& pull_, const Maybe& x_, const Maybe& source_,
+                 const Maybe& place_, const Maybe& index_, const Maybe& mask_, const Size& period) {
+  check_cpu(x0_, "x0");
+  const auto x0 = x0_.contiguous(), eps = eps_.to(x0.options()).contiguous();
+  const auto noise = like(noise_, x0);
+  const auto a_next = numbers(a_next_), direction = numbers(direction_), sigma = numbers(sigma_);
+  const Maybe none, x = pull_ ? like(x_, x0) : none, source = pull_ ? like(source_, x0) : none;
+  const Maybe pull = pull_ ? Maybe(numbers(*pull_)) : none, place = pull_ ? packed(place_) : none;
+  const Maybe index = pull_ ? packed(index_) : none, mask = pull_ ? like(mask_, x0) : none;
+  auto x_next = torch::empty_like(x0);
+  DISPATCH(x0, {
+    fastsync::Address<scalar_t> at{};
+    if (pull) at = address<scalar_t>(*source, *place, index, mask, period);
+    parallel(x0.size(0) * x0.size(1) * x0.size(2), 4 * x0.size(3), [&](int64_t begin, int64_t end) {
+      fastsync::ddim_step(x0.const_data_ptr<scalar_t>(), eps.const_data_ptr<scalar_t>(), data<scalar_t>(noise),
+                          data<scalar_t>(x), pull ? &at : nullptr, a_next.const_data_ptr<double>(),
+                          direction.const_data_ptr<double>(), sigma.const_data_ptr<double>(), data<double>(pull),
+                          x_next.data_ptr<scalar_t>(), x0.size(1), x0.size(2), x0.size(3), begin, end);
+    });
+  });
+  return x_next;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> control_grad(
+    const Tensor& x_, const Tensor& eps_, const Tensor& eps_free_, const Tensor& control_, const Tensor& overlap_gradient_,
+    const Maybe& reward_gradient_, const Tensor& source_, const Tensor& place_, const Maybe& index_, const Maybe& mask_,
+    const Tensor& coupling_, const Tensor& a_, const Tensor& b_, const Tensor& guidance_, const Tensor& kl_weight_,
+    double reward_weight, double control_cost, const Size& period, const std::string& prediction_type, bool guided) {
+  check_cpu(x_, "x");
+  const auto x = x_.contiguous();
+  const auto same = [&](const Tensor& t) { return t.to(x.options()).contiguous(); };
+  const auto eps = same(eps_), eps_free = same(eps_free_), control = same(control_), overlap = same(overlap_gradient_);
+  const auto source = same(source_), place = place_.contiguous();
+  const auto reward = like(reward_gradient_, x), mask = like(mask_, x), index = packed(index_);
+  const auto coupling = numbers(coupling_), a = numbers(a_), b = numbers(b_), guidance = numbers(guidance_),
+             kl_weight = numbers(kl_weight_);
+  const int64_t batch = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
+  const auto type = kind(prediction_type);
+  const int64_t halves = guided || type == fastsync::Kind::estimates ? 2 : 1;
+  auto g_raw = torch::empty({halves * batch, channels, h, w}, x.options()), direct = torch::empty_like(x);
+  auto rows = torch::empty({2, batch, channels * h}, x.options().dtype(torch::kDouble));
+  double *losses = rows.data_ptr<double>(), *peaks = losses + batch * channels * h;
+  const fastsync::ControlNumbers coefficients{coupling.const_data_ptr<double>(),  a.const_data_ptr<double>(),
+                                              b.const_data_ptr<double>(),         guidance.const_data_ptr<double>(),
+                                              kl_weight.const_data_ptr<double>(), reward_weight, control_cost};
+  DISPATCH(x, {
+    const fastsync::ControlViews<scalar_t> views{
+        x.const_data_ptr<scalar_t>(),       eps.const_data_ptr<scalar_t>(),     eps_free.const_data_ptr<scalar_t>(),
+        control.const_data_ptr<scalar_t>(), overlap.const_data_ptr<scalar_t>(), data<scalar_t>(reward)};
+    const auto at = address<scalar_t>(source, place, index, mask, period);
+    parallel(batch * channels * h, 8 * w, [&](int64_t begin, int64_t end) {
+      fastsync::control_grad(views, at, coefficients, type, guided, g_raw.data_ptr<scalar_t>(),
+                             direct.data_ptr<scalar_t>(), losses, peaks, batch, channels, h, w, begin, end);
+    });
+  });
+  // Few numbers: the rows' sums in a fixed order, and amax, which keeps NaN.
+  const auto figures = [&](const Tensor& t) { return t.to(x.options().dtype()); };
+  return {figures(rows[0].sum(1)), g_raw, direct, figures(channels * h ? rows[1].amax(1) : rows[1].sum(1))};
+}
+
+Tensor control_update(Tensor& control_, Tensor& first_, Tensor& second_, const Tensor& vjp_, const Maybe& scale_,
+                      const Tensor& direct_, const Tensor& x_, int64_t iteration, double lr, double control_strength) {
+  check_cpu(x_, "x");
+  const auto x = x_.contiguous(), vjp = vjp_.to(x.options()).contiguous(), direct = direct_.to(x.options()).contiguous();
+  const auto scale = scale_ ? Maybe(numbers(*scale_)) : scale_;
+  // What is not contiguous is worked on in a copy.
+  auto control = control_.contiguous(), first = first_.contiguous(), second = second_.contiguous();
+  auto moved = torch::empty_like(x);
+  const int64_t cells = x.numel() / std::max<int64_t>(1, x.size(0));
+  const fastsync::Adam adam{0.9, 0.999, 1e-8, lr, iteration};  // as in fastsync/ops/control_update.py
+  DISPATCH(x, parallel(x.numel(), 6, [&](int64_t begin, int64_t end) {
+             fastsync::control_update(control.data_ptr<scalar_t>(), first.data_ptr<scalar_t>(),
+                                      second.data_ptr<scalar_t>(), vjp.const_data_ptr<scalar_t>(), data<double>(scale),
+                                      direct.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), adam,
+                                      control_strength, moved.data_ptr<scalar_t>(), cells, begin, end);
+           }));
+  const auto store = [](Tensor& given, const Tensor& held) {
+    if (!given.is_same(held)) given.copy_(held);
+  };
+  store(control_, control), store(first_, first), store(second_, second);
+  return moved;
+}
+
 std::tuple<Tensor, Tensor> overlap_loss(const Tensor& x_, const Tensor& source_, const Tensor& place_,
                                         const Maybe& index_, const Maybe& mask_, const Size& period) {
   check_cpu(x_, "x");
   const auto x = x_.contiguous(), source = source_.to(x.options()).contiguous(), place = place_.contiguous();
-  const auto index = index_ ? Maybe(index_->contiguous()) : index_;
-  const auto mask = like(mask_, x);
+  const auto index = packed(index_), mask = like(mask_, x);
   const int64_t batch = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
   auto gradient = torch::empty_like(x);
   auto rows = torch::empty({batch, channels * h}, x.options().dtype(torch::kDouble));
   DISPATCH(x, {
-    const fastsync::Address<scalar_t> at{source.const_data_ptr<scalar_t>(), source.size(2), source.size(3),
-                                         place.const_data_ptr<int64_t>(), data<int64_t>(index), data<scalar_t>(mask),
-                                         period[0], period[1]};
+    const auto at = address<scalar_t>(source, place, index, mask, period);
     parallel(rows.numel(), w, [&](int64_t begin, int64_t end) {
       fastsync::overlap_loss(x.const_data_ptr<scalar_t>(), at, gradient.data_ptr<scalar_t>(), rows.data_ptr<double>(),
                              channels, h, w, begin, end);
@@ -201,6 +321,10 @@ std::tuple<Tensor, Tensor, Tensor> sort_taps(const Tensor& index_, const Tensor&
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   const auto free_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("cfg_tweedie", &cfg_tweedie, free_gil);
+  m.def("ddim_step", &ddim_step, free_gil);
+  m.def("control_grad", &control_grad, free_gil);
+  m.def("control_update", &control_update, free_gil);
   m.def("overlap_loss", &overlap_loss, free_gil);
   m.def("transform", &transform, free_gil);
   m.def("accumulate", &accumulate, free_gil);

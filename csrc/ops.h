@@ -17,6 +17,50 @@ struct Address {
   int64_t period_y, period_x;
 };
 
+// What the network predicts; `estimates`: both x0 and eps, one after the other.
+enum class Kind { epsilon, v_prediction, sample, flow, estimates };
+
+// Units: the B * cells elements. uncond may be null, coefficients are [B].
+template <typename T>
+void cfg_tweedie(const T* raw, const T* uncond, const T* x, const double* a, const double* b, const double* guidance,
+                 Kind kind, T* x0, T* eps, int64_t cells, int64_t begin, int64_t end);
+
+// Units: the B * C * h rows. noise may be null; x and pull are read only where `at` is not null.
+template <typename T>
+void ddim_step(const T* x0, const T* eps, const T* noise, const T* x, const Address<T>* at, const double* a_next,
+               const double* direction, const double* sigma, const double* pull, T* x_next, int64_t channels, int64_t h,
+               int64_t w, int64_t begin, int64_t end);
+
+// Views [B, C, h, w] that control_grad reads; reward_gradient may be null.
+template <typename T>
+struct ControlViews {
+  const T *x, *eps, *eps_free, *control, *overlap_gradient, *reward_gradient;
+};
+
+// Its coefficients, [B] the pointers.
+struct ControlNumbers {
+  const double *coupling, *a, *b, *guidance, *kl_weight;
+  double reward_weight, control_cost;
+};
+
+// Units: the B * C * h rows. g_raw has two halves where `guided` or with Kind::estimates. Each row's part of the loss and
+// its largest cotangent are written, NaN where one is.
+template <typename T>
+void control_grad(const ControlViews<T>& views, const Address<T>& at, const ControlNumbers& numbers, Kind kind,
+                  bool guided, T* g_raw, T* direct, double* row_loss, double* row_peak, int64_t batch, int64_t channels,
+                  int64_t h, int64_t w, int64_t begin, int64_t end);
+
+struct Adam {
+  double beta1, beta2, epsilon, lr;
+  int64_t iteration;  // from 0
+};
+
+// Units: the B * cells elements. scale [B] or null. The first three are changed in place.
+template <typename T>
+void control_update(T* control, T* first_moment, T* second_moment, const T* vjp, const double* scale, const T* direct,
+                    const T* x, const Adam& numbers, double strength, T* moved, int64_t cells, int64_t begin,
+                    int64_t end);
+
 // Units: the B * C * h rows of x. Writes the gradient's rows and each row's part of the loss.
 template <typename T>
 void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* row_loss, int64_t channels, int64_t h,

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "neighbour.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -33,29 +34,6 @@ namespace {
 FASTSYNC_BLOCK(float)
 FASTSYNC_BLOCK(double)
 #undef FASTSYNC_BLOCK
-
-int64_t modulo(int64_t v, int64_t p) {
-  const int64_t r = v % p;
-  return r < 0 ? r + p : r;
-}
-
-// The next run of coordinates from `done` on that lie inside a source of `side` cells; false where there is none.
-struct Run {
-  int64_t first, at, length;
-};
-bool next_run(int64_t done, int64_t count, int64_t shift, int64_t period, int64_t side, Run* run) {
-  while (done < count) {
-    int64_t at = done + shift;
-    if (period) at = modulo(at, period);
-    if (at >= 0 && at < side) {
-      *run = {done, at, std::min(count - done, side - at)};
-      return true;
-    }
-    if (at >= side && !period) return false;
-    done += at < 0 ? -at : period - at;
-  }
-  return false;
-}
 
 }  // namespace
 

@@ -44,7 +44,7 @@ OPS = tuple(_REFERENCES)
 _TRITON = {op: op for op in OPS if op != "uv_accumulate"} | {"accumulate": "merge", "splat": "resample"}
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _NATIVE = {
-    "cpu": ("overlap_loss", "transform", "accumulate", "merge", "resample", "splat", "uv_accumulate"),
+    "cpu": tuple(op for op in OPS if op != "scale_cotangent"),
     "cuda": ("splat", "uv_accumulate"),
 }
 _NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": _TRITON_DTYPES}

@@ -43,7 +43,7 @@ def test_cpu_takes_native_where_it_is(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pick(dtype=torch.float16) is merge_reference
-        assert pick("cfg_tweedie") is dispatch.kernel("cfg_tweedie", "eager")
+        assert pick("scale_cotangent") is dispatch.kernel("scale_cotangent", "eager")
 
 
 def test_a_missing_backend_is_named_once_with_the_mend(monkeypatch):
@@ -143,5 +143,7 @@ def test_self_test_catches_a_wrong_kernel(monkeypatch):
     extension(monkeypatch, merge=lambda *given: float("nan") * merge_reference(*given))
     with pytest.raises(RuntimeError, match="deviates by nan"):
         dispatch.self_test("merge", "native")
-    with pytest.raises(RuntimeError, match="cfg_tweedie does not run on backend native here: .*no cfg_tweedie for cpu"):
-        dispatch.self_test("cfg_tweedie", "native")
+    with pytest.raises(
+        RuntimeError, match="scale_cotangent does not run on backend native here: .*_C has no scale_cot"
+    ):
+        dispatch.self_test("scale_cotangent", "native")

@@ -8,7 +8,7 @@ import torch
 
 from fastsync.ops import _ext, dispatch
 
-OPS = ("overlap_loss", "transform", "accumulate", "merge", "resample", "splat", "uv_accumulate")
+OPS = tuple(op for op in dispatch.OPS if op != "scale_cotangent")
 pytestmark = pytest.mark.skipif(os.environ.get("FASTSYNC_BUILD") == "none", reason="FASTSYNC_BUILD=none")
 
 
@@ -44,7 +44,10 @@ def test_the_same_bits_for_any_number_of_threads_and_in_every_run(op):
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results += [flat(getattr(_ext.load(), op)(*arguments)) for _ in range(10)]
+            for _ in range(10):
+                given = op_cases.copied(arguments)
+                changed = tuple(given[i] for i in op_cases.MUTATED.get(op, ()))
+                results.append(flat(getattr(_ext.load(), op)(*given)) + changed)
         for result in results[1:]:
             assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(result, results[0], strict=True))
 
@@ -57,6 +60,18 @@ def test_large_inputs_are_split_over_threads():
     place = torch.tensor([[1, 3, 40], [0, 0, -20], [-1, 0, 0]])
     op_cases.check("overlap_loss", _ext.load().overlap_loss, (x, source, place, None, None, [0, 0]))
     op_cases.check("overlap_loss", _ext.load().overlap_loss, (x, source, place, None, None, [0, 200]))
+    y, states = (
+        torch.randn(4, 3, 2, 150, 150, generator=generator),
+        torch.rand(3, 3, 2, 150, 150, generator=generator).add(0.1),
+    )
+    a, b, s = torch.rand(3, 3, generator=generator, dtype=torch.float64).add(0.3).unbind()
+    address = (source, place, None, None)
+    op_cases.check("cfg_tweedie", _ext.load().cfg_tweedie, (y[0], y[1], y[2], a, b, s, "epsilon"))
+    step = (y[0], y[1], a, b, s, y[2], a, y[3], *address, [0, 200])
+    op_cases.check("ddim_step", _ext.load().ddim_step, step)
+    control = (*y, y[0], None, *address, a, a, b, s, b, 1.3, 0.1, [0, 0], "v_prediction", True)
+    op_cases.check("control_grad", _ext.load().control_grad, control)
+    op_cases.check("control_update", _ext.load().control_update, (*states, y[0], s, y[1], y[2], 0, 0.1, 2.0))
     permutation = torch.randperm(150 * 170, generator=generator).reshape(1, 150, 170)
     op_cases.check("transform", _ext.load().transform, (x, permutation, None))
     origins = torch.tensor([[0, 0], [100, 120], [220, 190]])

@@ -1,0 +1,182 @@
+"""Every op at every size against what users write: `python -m bench.ops`, or pytest on this file.
+
+One test is one group. It times all variants in turn, in a new order each round, so that a disturbance of the machine
+meets them alike and ratios of medians hold on a busy one; pytest-benchmark's own figure is the whole round, and its
+JSON holds the variants under ``extra_info``. Before any timing the variants' results are compared.
+
+Turns do not help where another program holds a core: with two threads each parallel region then waits for a slice of
+the scheduler, 4 or 8 ms, and a ratio counts regions instead of work. ``disturbance`` shows that.
+"""
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.profiler import ProfilerActivity, profile
+
+from bench import workloads
+from bench.workloads import Variant, Workload
+
+LEAST = 1e-3  # seconds a measurement must last: short ops are repeated
+ROUNDS = (7, 60)
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+# The most telling groups come first, for runs that --minutes cuts short.
+FIRST = ("64 MB", "SD 1.5, 25 views", "texture 1024, 8 views")
+GROUPS = [(device, *name) for device in DEVICES for name in workloads.names(device)]
+GROUPS.sort(key=lambda group: group[2] not in FIRST)
+IDS = ["-".join(re.findall(r"[\w.]+", " ".join(group))) for group in GROUPS]
+BEGAN = time.monotonic()
+
+
+@pytest.mark.parametrize("device, op, size", GROUPS, ids=IDS)
+def test_op(
+    device: str, op: str, size: str, benchmark: BenchmarkFixture, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Compares the variants of one op at one size, then times them."""
+    if time.monotonic() - BEGAN > 60 * request.config.getoption("--minutes"):
+        pytest.skip("the time given by --minutes is over")
+    threads = request.config.getoption("--threads")
+    torch.set_num_threads(threads)
+    torch.compiler.reset()
+    workload = workloads.build(op, size, device)
+    failed = _compare(workload)
+    variants = [v for v in workload.variants if v.name not in failed]
+    race = Race(variants, device)
+    rounds = race.rounds(request.config.getoption("--seconds"))
+    benchmark.group = f"{op}, {size}, {device}"
+    benchmark.extra_info.update(device=device, op=op, size=size, bytes=workload.moved, failed=failed)
+    before = _disturbance(threads)
+    benchmark.pedantic(race.run, rounds=rounds)
+    benchmark.extra_info["disturbance"] = max(before, _disturbance(threads))
+    benchmark.extra_info["seconds"] = {name: median(times) for name, times in race.times.items()}
+    benchmark.extra_info["spread"] = {name: _spread(times) for name, times in race.times.items()}
+    if device == "cuda":
+        benchmark.extra_info["launches"] = {v.name: _launches(v, tmp_path / "trace.json") for v in variants}
+
+
+class Race:
+    """Times variants in turn, each round in another order."""
+
+    def __init__(self, variants: list[Variant], device: str) -> None:
+        self.variants, self.times = variants, {v.name: list[float]() for v in variants}
+        self.clock = _cuda_seconds if device == "cuda" else _cpu_seconds
+        self.order = random.Random(0)
+        self.once: dict[str, float] = {}
+        for variant in variants:
+            with _backend(variant):
+                self.clock(variant.run, 3)
+                self.once[variant.name] = min(self.clock(variant.run, 1) for _ in range(3))
+        self.repeats = {name: max(1, min(1000, round(LEAST / once))) for name, once in self.once.items()}
+
+    def rounds(self, seconds: float) -> int:
+        """How many rounds fit in a time."""
+        a_round = sum(self.repeats[name] * once for name, once in self.once.items())
+        return max(ROUNDS[0], min(ROUNDS[1], int(seconds / a_round)))
+
+    def run(self) -> None:
+        """One round."""
+        for variant in self.order.sample(self.variants, len(self.variants)):
+            repeats = self.repeats[variant.name]
+            with _backend(variant):
+                self.times[variant.name].append(self.clock(variant.run, repeats) / repeats)
+
+
+def _cpu_seconds(run: Callable[[], Any], repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return time.perf_counter() - began
+
+
+def _cuda_seconds(run: Callable[[], Any], repeats: int) -> float:
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began.record()
+    for _ in range(repeats):
+        run()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def _disturbance(threads: int) -> float:
+    """How many times as long as alone a thread takes for a copy of 1 MB that it shares with the others.
+
+    At most about 1 on a quiet machine, hundreds where another program holds a core.
+    """
+    x = torch.rand(1 << 18)
+    y = torch.empty_like(x)
+    shared: list[float] = []
+    alone: list[float] = []
+    try:
+        for _ in range(30):
+            for count, times in ((1, alone), (threads, shared)):
+                torch.set_num_threads(count)
+                y.copy_(x)
+                times.append(_cpu_seconds(lambda: y.copy_(x), 1))
+    finally:
+        torch.set_num_threads(threads)
+    return median(shared) / median(alone)
+
+
+def _spread(times: list[float]) -> float:
+    """The interquartile range relative to the median."""
+    if len(times) < 2:
+        return 0.0
+    low, middle, high = quantiles(times, n=4)
+    return (high - low) / middle
+
+
+@contextmanager
+def _backend(variant: Variant) -> Iterator[None]:
+    """Forces a variant's backend; dispatch asks the environment at every call."""
+    before = os.environ.get("FASTSYNC_BACKEND")
+    if variant.backend:
+        os.environ["FASTSYNC_BACKEND"] = variant.backend
+    try:
+        yield
+    finally:
+        os.environ.pop("FASTSYNC_BACKEND", None)
+        if before is not None:
+            os.environ["FASTSYNC_BACKEND"] = before
+
+
+def _compare(workload: Workload) -> dict[str, str]:
+    """Calls each variant once and compares all with the eager reference; returns why optional ones fail."""
+    results, failed = {}, {}
+    for variant in workload.variants:
+        try:
+            with _backend(variant):
+                out = variant.run()
+        except Exception as error:
+            if not variant.optional:
+                raise
+            failed[variant.name] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            continue
+        results[variant.name] = (out,) if isinstance(out, torch.Tensor) else tuple(out)
+    del results["copy"]
+    for name, outputs in results.items():
+        for mine, right in zip(outputs, results["eager"], strict=True):
+            scale = float(right.abs().max())
+            torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-4 * scale, msg=f"{name} is not eager")
+    return failed
+
+
+def _launches(variant: Variant, trace: Path) -> int:
+    """Kernels, copies and fills that one call puts on the GPU."""
+    torch.cuda.synchronize()
+    with _backend(variant), profile(activities=[ProfilerActivity.CUDA]) as watched:
+        variant.run()
+        torch.cuda.synchronize()
+    watched.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
