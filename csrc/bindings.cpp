@@ -170,19 +170,20 @@ std::tuple<Tensor, Tensor> overlap_loss(const Tensor& x_, const Tensor& source_,
   const auto index = packed(index_), mask = like(mask_, x);
   const int64_t batch = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
   auto gradient = torch::empty_like(x);
-  auto rows = torch::empty({batch, channels * h}, x.options().dtype(torch::kDouble));
+  const int64_t strips = channels * fastsync::strips(h);
+  auto parts = torch::empty({batch, strips}, x.options().dtype(torch::kDouble));
   DISPATCH(x, {
     const auto at = address<scalar_t>(source, place, index, mask, period);
-    parallel(rows.numel(), w, [&](int64_t begin, int64_t end) {
-      fastsync::overlap_loss(x.const_data_ptr<scalar_t>(), at, gradient.data_ptr<scalar_t>(), rows.data_ptr<double>(),
+    parallel(parts.numel(), 16 * w, [&](int64_t begin, int64_t end) {
+      fastsync::overlap_loss(x.const_data_ptr<scalar_t>(), at, gradient.data_ptr<scalar_t>(), parts.data_ptr<double>(),
                              channels, h, w, begin, end);
     });
   });
   auto loss = torch::empty({batch}, x.options());
   DISPATCH(x, {
-    const double* row = rows.const_data_ptr<double>();
-    for (int64_t b = 0; b < batch; ++b, row += channels * h)
-      loss.data_ptr<scalar_t>()[b] = scalar_t(std::accumulate(row, row + channels * h, 0.0));
+    const double* part = parts.const_data_ptr<double>();
+    for (int64_t b = 0; b < batch; ++b, part += strips)
+      loss.data_ptr<scalar_t>()[b] = scalar_t(std::accumulate(part, part + strips, 0.0));
   });
   return {loss, gradient};
 }
@@ -191,11 +192,11 @@ Tensor transform(const Tensor& x_, const Tensor& index_, const Maybe& factor_) {
   check_cpu(x_, "x");
   const auto x = x_.contiguous(), index = index_.contiguous();
   const auto factor = like(factor_, x);
-  const int64_t batch = x.size(0), channels = x.size(1), out = index.size(1) * index.size(2);
-  auto y = torch::empty({batch, channels, index.size(1), index.size(2)}, x.options());
-  DISPATCH(x, parallel(batch * out, channels, [&](int64_t begin, int64_t end) {
+  const int64_t batch = x.size(0), channels = x.size(1), h = index.size(1), w = index.size(2);
+  auto y = torch::empty({batch, channels, h, w}, x.options());
+  DISPATCH(x, parallel(batch * fastsync::strips(h), 16 * w * channels, [&](int64_t begin, int64_t end) {
              fastsync::transform(x.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(), index.size(0) == 1,
-                                 data<scalar_t>(factor), y.data_ptr<scalar_t>(), channels, x.size(2) * x.size(3), out,
+                                 data<scalar_t>(factor), y.data_ptr<scalar_t>(), channels, x.size(2) * x.size(3), h, w,
                                  begin, end);
            }));
   return y;
@@ -246,37 +247,32 @@ Tensor resample(const Tensor& z_, const Tensor& index_, const Tensor& weight_) {
 
 // Sums [depth, cells] of views, or of views and confidence.
 Tensor splat_cpu(const Tensor& views_, const Maybe& confidence_, const Tensor& index_, const Tensor& weight_,
-                 const Maybe& start_, const Maybe& pixel_, const Maybe& sorted_, const Size& size) {
+                 const Size& size) {
   check_cpu(views_, "views");
-  const auto views = views_.contiguous();
+  const auto views = views_.contiguous(), index = index_.contiguous(), weight = weight_.to(views.options()).contiguous();
   const auto confidence = like(confidence_, views);
-  const int64_t channels = views.size(1), pixels = views.size(2) * views.size(3);
-  const int64_t depth = channels + (confidence ? 1 : 0), cells = size[0] * size[1];
-  auto canvas = torch::empty({1, depth, size[0], size[1]}, views.options());
-  DISPATCH(views, {
-    const auto* x = views.const_data_ptr<scalar_t>();
-    const auto* trust = data<scalar_t>(confidence);
-    auto* sums = canvas.data_ptr<scalar_t>();
-    if (start_) {
-      const auto start = start_->contiguous(), pixel = pixel_->contiguous();
-      const auto weight = sorted_->to(views.options()).contiguous();
-      parallel(cells, depth * std::max<int64_t>(1, weight.numel() / std::max<int64_t>(1, cells)),
-               [&](int64_t begin, int64_t end) {
-                 fastsync::splat_sorted(x, trust, start.const_data_ptr<int64_t>(), pixel.const_data_ptr<int32_t>(),
-                                        weight.const_data_ptr<scalar_t>(), sums, channels, pixels, cells, begin, end);
-               });
-    } else {
-      const auto index = index_.contiguous();
-      const auto weight = weight_.to(views.options()).contiguous();
-      canvas.zero_();
-      // Every thread reads all taps, so there are as many ranges as threads and no more.
-      const int64_t range = (cells + at::get_num_threads() - 1) / at::get_num_threads();
-      at::parallel_for(0, cells, std::max<int64_t>(1, range), [&](int64_t begin, int64_t end) {
-        fastsync::splat_scan(x, trust, index.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(), sums, channels,
-                             pixels, cells, views.size(0) * pixels, index.size(3), begin, end);
-      });
-    }
+  const int64_t channels = views.size(1), pixels = views.size(2) * views.size(3), count = views.size(0) * pixels;
+  const int64_t depth = channels + (confidence ? 1 : 0), cells = size[0] * size[1], taps = index.size(3);
+  const int64_t chunks = views.size(0) * fastsync::chunks(pixels);
+  std::vector<int32_t> low(chunks), high(chunks);
+  parallel(chunks, fastsync::kChunk * taps, [&](int64_t begin, int64_t end) {
+    fastsync::chunk_ranges(index.const_data_ptr<int32_t>(), pixels, taps, low.data(), high.data(), begin, end);
   });
+  const auto bands = fastsync::cut_into_bands(low, high, pixels, cells, at::get_num_threads());
+  const int64_t number = int64_t(bands.start.size()) - 1;
+  // Neighbouring bands go to different threads: where a canvas is seen at all, it is seen in patches.
+  const int64_t stride = at::get_num_threads(), length = (number + stride - 1) / stride;
+  auto canvas = torch::empty({1, depth, size[0], size[1]}, views.options());
+  DISPATCH(views, parallel(stride * length, (depth * cells + 4 * count * taps) / std::max<int64_t>(1, number),
+                           [&](int64_t begin, int64_t end) {
+                             for (int64_t unit = begin; unit < end; ++unit) {
+                               const int64_t band = unit % length * stride + unit / length;
+                               if (band < number)
+                                 fastsync::splat(views.const_data_ptr<scalar_t>(), data<scalar_t>(confidence),
+                                                 index.const_data_ptr<int32_t>(), weight.const_data_ptr<scalar_t>(),
+                                                 canvas.data_ptr<scalar_t>(), bands, band, channels, pixels, taps, cells);
+                             }
+                           }));
   return canvas;
 }
 
@@ -285,7 +281,7 @@ Tensor splat(const Tensor& views, const Tensor& index, const Tensor& weight, con
 #ifdef FASTSYNC_CUDA
   if (views.is_cuda()) return fastsync::splat_cuda(views, {}, index, weight, start, pixel, sorted_weight, size);
 #endif
-  return splat_cpu(views, {}, index, weight, start, pixel, sorted_weight, size);
+  return splat_cpu(views, {}, index, weight, size);
 }
 
 std::tuple<Tensor, Tensor> uv_accumulate(const Tensor& views, const Tensor& confidence, const Tensor& index,
@@ -297,7 +293,7 @@ std::tuple<Tensor, Tensor> uv_accumulate(const Tensor& views, const Tensor& conf
     return {both.slice(1, 0, views.size(1)).clone(), both.slice(1, views.size(1)).clone()};
   }
 #endif
-  const auto both = splat_cpu(views, confidence, index, weight, start, pixel, sorted_weight, size);
+  const auto both = splat_cpu(views, confidence, index, weight, size);
   return {both.slice(1, 0, views.size(1)).clone(), both.slice(1, views.size(1)).clone()};
 }
 

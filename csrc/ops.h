@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace fastsync {
+
+// Sixteen rows of a plane are a strip: few enough to stay in the first cache, and as many threads as there are strips.
+inline int64_t strips(int64_t h) { return (h + 15) / 16; }
 
 // Where views read their neighbours (fastsync/ops/neighbour.py). `index` and `mask` may be null.
 template <typename T>
@@ -61,15 +65,16 @@ void control_update(T* control, T* first_moment, T* second_moment, const T* vjp,
                     const T* x, const Adam& numbers, double strength, T* moved, int64_t cells, int64_t begin,
                     int64_t end);
 
-// Units: the B * C * h rows of x. Writes the gradient's rows and each row's part of the loss.
+// Units: the B * C * strips(h) strips of x. Writes the gradient and each strip's part of the loss.
 template <typename T>
-void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* row_loss, int64_t channels, int64_t h,
+void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* strip_loss, int64_t channels, int64_t h,
                   int64_t w, int64_t begin, int64_t end);
 
-// Units: the B * out cells. index [B or 1, out] (`shared`: 1), factor [B] or null.
+// Units: the B * strips(h) strips of the result [B, channels, h, w]; x [B, channels, in], index [B or 1, h, w] (`shared`:
+// 1), factor [B] or null.
 template <typename T>
 void transform(const T* x, const int64_t* index, bool shared, const T* factor, T* y, int64_t channels, int64_t in,
-               int64_t out, int64_t begin, int64_t end);
+               int64_t h, int64_t w, int64_t begin, int64_t end);
 
 struct Windows {
   const int64_t* origins;  // [N, 2]
@@ -91,18 +96,35 @@ template <typename T>
 void resample(const T* z, const int32_t* index, const T* weight, T* views, int64_t channels, int64_t cells,
               int64_t pixels, int64_t taps, int64_t begin, int64_t end);
 
-// Units: the cells. Sums each cell's taps in their order: views [N, channels, pixels] on canvas [channels, cells]. With
-// `confidence` [N, pixels] (else null) each pixel is multiplied by it (not used where it is 0), and one more plane of the
-// canvas sums the confidence.
-template <typename T>
-void splat_sorted(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
-                  T* canvas, int64_t channels, int64_t pixels, int64_t cells, int64_t begin, int64_t end);
+// Splatting needs no table: pixels are taken in chunks, the canvas in bands of cells, and each band is summed by one
+// thread from the chunks whose taps reach it, in the pixels' order. So no two threads write to one cell, and the bits do
+// not depend on bands or threads.
+constexpr int64_t kChunk = 16, kBand = 1 << 16;
 
-// Units: the cells, whose sums must be zero before. Reads all taps, `taps` of each of `count` pixels, and adds those of
-// its cells.
+// Chunks of a view.
+inline int64_t chunks(int64_t pixels) { return (pixels + kChunk - 1) / kChunk; }
+
+struct Bands {
+  struct Chunk {
+    int64_t view, first;  // its first pixel in the view
+  };
+  int64_t cells;               // of a band
+  std::vector<int64_t> start;  // [bands + 1], into chunks
+  std::vector<Chunk> chunks;
+};
+
+// Units: the N * chunks(pixels) chunks. The lowest and the highest cell of each; INT32_MAX and -1 where no tap is used.
+void chunk_ranges(const int32_t* index, int64_t pixels, int64_t taps, int32_t* low, int32_t* high, int64_t begin,
+                  int64_t end);
+
+Bands cut_into_bands(const std::vector<int32_t>& low, const std::vector<int32_t>& high, int64_t pixels, int64_t cells,
+                     int64_t threads);
+
+// One band of views [N, channels, pixels] on a canvas [channels, cells]. With `confidence` [N, pixels] (else null) each
+// pixel is multiplied by it (not read where it is 0), and one more plane of the canvas sums the confidence.
 template <typename T>
-void splat_scan(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, int64_t channels,
-                int64_t pixels, int64_t cells, int64_t count, int64_t taps, int64_t begin, int64_t end);
+void splat(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, const Bands& bands,
+           int64_t band, int64_t channels, int64_t pixels, int64_t taps, int64_t cells);
 
 // Taps in stable order by cell. First pass: start [cells + 1]; returns how many taps are used. Second pass: the rest;
 // next [cells] is scratch.

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "neighbour.h"
 #include "ops.h"
@@ -7,11 +8,12 @@
 namespace fastsync {
 namespace {
 
-// A block of rows whose cells read the neighbour's cells in order; the rows' losses are written to `loss`. Defined for
-// each type, since clones cannot be templates.
+// The loss of a block of rows whose cells read the neighbour's cells in order. Defined for each type, since clones cannot
+// be templates.
 #define FASTSYNC_BLOCK(T)                                                                                             \
-  FASTSYNC_CLONES void block(const T* __restrict x, const T* __restrict y, const T* __restrict m, T* __restrict g,    \
-                             double* __restrict loss, int64_t rows, int64_t n, int64_t x_row, int64_t y_row) {        \
+  FASTSYNC_CLONES double block(const T* __restrict x, const T* __restrict y, const T* __restrict m, T* __restrict g,  \
+                               int64_t rows, int64_t n, int64_t x_row, int64_t y_row) {                               \
+    double loss = 0;                                                                                                  \
     for (int64_t r = 0; r < rows; ++r, x += x_row, g += x_row, y += y_row) {                                          \
       T sum = 0;                                                                                                      \
       if (m) {                                                                                                        \
@@ -28,8 +30,9 @@ namespace {
           sum += d * d;                                                                                               \
         }                                                                                                             \
       }                                                                                                               \
-      loss[r] += double(sum);                                                                                         \
+      loss += double(sum);                                                                                            \
     }                                                                                                                 \
+    return loss;                                                                                                      \
   }
 FASTSYNC_BLOCK(float)
 FASTSYNC_BLOCK(double)
@@ -38,44 +41,40 @@ FASTSYNC_BLOCK(double)
 }  // namespace
 
 template <typename T>
-void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* row_loss, int64_t channels, int64_t h,
+void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* strip_loss, int64_t channels, int64_t h,
                   int64_t w, int64_t begin, int64_t end) {
   const int64_t cells = at.sh * at.sw;
-  std::fill(row_loss + begin, row_loss + end, 0.0);
-  // The cells outside the overlap; one sweep is cheaper than the gaps row by row.
-  std::fill(gradient + begin * w, gradient + end * w, T(0));
-  while (begin < end) {
-    const int64_t row = begin % h, channel = begin / h % channels, b = begin / h / channels;
-    const int64_t rows = std::min(h - row, end - begin), slot = at.place[3 * b];
-    const T* x_rows = x + begin * w;
-    T* g_rows = gradient + begin * w;
+  for (; begin < end; ++begin) {
+    const int64_t plane = begin / strips(h), row = begin % strips(h) * 16, rows = std::min<int64_t>(16, h - row);
+    const int64_t b = plane / channels, channel = plane % channels, slot = at.place[3 * b];
+    const T* x_rows = x + (plane * h + row) * w;
+    T* g_rows = gradient + (plane * h + row) * w;
     const T* m_rows = at.mask ? at.mask + (b * h + row) * w : nullptr;
+    double loss = 0;
+    // The cells outside the overlap; one sweep of a strip is cheaper than the gaps row by row.
+    std::memset(g_rows, 0, sizeof(T) * size_t(rows * w));
     if (slot >= 0 && at.index) {
       const int64_t* index = at.index + (b * h + row) * w;
-      for (int64_t r = 0; r < rows; ++r) {
-        double loss = 0;
-        for (int64_t i = r * w; i < (r + 1) * w; ++i) {
-          const T m = index[i] < 0 ? T(0) : m_rows ? m_rows[i] : T(1);
-          if (m == 0) continue;
-          const int64_t view = slot + index[i] / cells, cell = index[i] % cells;
-          const T d = m * (x_rows[i] - at.source[(view * channels + channel) * cells + cell]);
-          g_rows[i] = 2 * m * d;
-          loss += double(d) * double(d);
-        }
-        row_loss[begin + r] = loss;
+      for (int64_t i = 0; i < rows * w; ++i) {
+        const T m = index[i] < 0 ? T(0) : m_rows ? m_rows[i] : T(1);
+        if (m == 0) continue;
+        const int64_t view = slot + index[i] / cells, cell = index[i] % cells;
+        const T d = m * (x_rows[i] - at.source[(view * channels + channel) * cells + cell]);
+        g_rows[i] = 2 * m * d;
+        loss += double(d) * double(d);
       }
     } else if (slot >= 0) {
-      const T* plane = at.source + (slot * channels + channel) * cells;
+      const T* source = at.source + (slot * channels + channel) * cells;
       const int64_t dy = at.place[3 * b + 1] + row, dx = at.place[3 * b + 2];
       Run down, right;
       for (int64_t y = 0; next_run(y, rows, dy, at.period_y, at.sh, &down); y = down.first + down.length)
         for (int64_t c = 0; next_run(c, w, dx, at.period_x, at.sw, &right); c = right.first + right.length) {
           const int64_t corner = down.first * w + right.first;
-          block(x_rows + corner, plane + down.at * at.sw + right.at, m_rows ? m_rows + corner : nullptr, g_rows + corner,
-                row_loss + begin + down.first, down.length, right.length, w, at.sw);
+          loss += block(x_rows + corner, source + down.at * at.sw + right.at, m_rows ? m_rows + corner : nullptr,
+                        g_rows + corner, down.length, right.length, w, at.sw);
         }
     }
-    begin += rows;
+    strip_loss[begin] = loss;
   }
 }
 

@@ -1,46 +1,67 @@
 #include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
 
 #include "ops.h"
+#include "simd.h"
 
 namespace fastsync {
 namespace {
 
-// x / d for 0 <= x < 2^31 without the slow division: the high half of a product with 2^64 / d.
-class Divisor {
- public:
-  explicit Divisor(int64_t d) : inverse_(d > 1 ? ~uint64_t(0) / uint64_t(d) + 1 : 0) {}
-  int64_t operator()(int32_t x) const {
-    return inverse_ ? int64_t(static_cast<unsigned __int128>(inverse_) * uint32_t(x) >> 64) : x;
-  }
+// Four sums of a cell, or four planes of a pixel.
+template <typename T>
+using Four __attribute__((vector_size(4 * sizeof(T)))) = T;
 
- private:
-  uint64_t inverse_;
-};
-
-// The sums of D channels from `first` on, and with them the sum of the confidence where `total` is given.
-template <typename T, int64_t D>
-void sorted_group(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
-                  T* canvas, T* total, int64_t first, int64_t channels, int64_t pixels, int64_t cells, int64_t begin,
-                  int64_t end) {
-  const Divisor view_of(pixels);
-  const int64_t rest = (channels - 1) * pixels;
-  views += first * pixels;
-  for (int64_t cell = begin; cell < end; ++cell) {
-    T sum[D] = {}, trust = 0;
-    const int64_t last = start[cell + 1];
-    for (int64_t tap = start[cell]; tap < last; ++tap) {
-      T w = weight[tap];
-      if (confidence) {
-        w *= confidence[pixel[tap]];
-        trust += w;
-        if (confidence[pixel[tap]] == 0) continue;
-      }
-      const T* x = views + pixel[tap] + view_of(pixel[tap]) * rest;
-      for (int64_t d = 0; d < D; ++d) sum[d] += w * x[d * pixels];
+// Adds a chunk's pixels, packed [count, 4], to the sums [cells, 4] of a band that begins at cell `first`. Pixels come in
+// their order, so each cell's sum has the same bits however the canvas is cut into bands. `each` is known at compile time
+// where taps are bilinear.
+template <typename T>
+inline __attribute__((always_inline)) void add_taps(const T* __restrict packed, const int32_t* __restrict index,
+                                                    const T* __restrict weight, int64_t each, int64_t count,
+                                                    int32_t first, uint32_t cells, T* __restrict sums) {
+  for (int64_t p = 0; p < count; ++p, packed += 4, index += each, weight += each) {
+    Four<T> x, sum;
+    std::memcpy(&x, packed, sizeof x);
+    for (int64_t k = 0; k < each; ++k) {
+      const uint32_t cell = uint32_t(index[k]) - uint32_t(first);  // what lies below is then far above
+      if (cell >= cells) continue;
+      std::memcpy(&sum, sums + 4 * int64_t(cell), sizeof sum);
+      sum += weight[k] * x;
+      std::memcpy(sums + 4 * int64_t(cell), &sum, sizeof sum);
     }
-    for (int64_t d = 0; d < D; ++d) canvas[(first + d) * cells + cell] = sum[d];
-    if (total) total[cell] = trust;
   }
+}
+
+#define FASTSYNC_ADD(T)                                                                                               \
+  FASTSYNC_CLONES void add_chunk(const T* packed, const int32_t* index, const T* weight, int64_t taps, int64_t count, \
+                                 int64_t first, int64_t cells, T* sums) {                                             \
+    if (taps == 4)                                                                                                    \
+      add_taps<T>(packed, index, weight, 4, count, int32_t(first), uint32_t(cells), sums);                            \
+    else                                                                                                              \
+      add_taps<T>(packed, index, weight, taps, count, int32_t(first), uint32_t(cells), sums);                         \
+  }                                                                                                                   \
+  FASTSYNC_CLONES void take_apart(const T* sums, T* plane, int64_t n) {                                               \
+    for (int64_t i = 0; i < n; ++i) plane[i] = sums[4 * i];                                                           \
+  }
+FASTSYNC_ADD(float)
+FASTSYNC_ADD(double)
+#undef FASTSYNC_ADD
+
+template <typename T>
+void prefetch(const T* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += int64_t(64 / sizeof(T))) __builtin_prefetch(from + i);
+}
+
+FASTSYNC_CLONES void range_of(const int32_t* index, int64_t n, int32_t* low, int32_t* high) {
+  uint32_t least = UINT32_MAX;  // unused taps are -1, which is then the largest
+  int32_t most = -1;
+  _Pragma("omp simd reduction(min : least) reduction(max : most)") for (int64_t k = 0; k < n; ++k) {
+    const uint32_t cell = index[k] < 0 ? UINT32_MAX : uint32_t(index[k]);
+    least = cell < least ? cell : least;
+    most = index[k] > most ? index[k] : most;
+  }
+  *low = int32_t(std::min<uint32_t>(least, INT32_MAX)), *high = most;
 }
 
 }  // namespace
@@ -60,38 +81,77 @@ void resample(const T* z, const int32_t* index, const T* weight, T* views, int64
   }
 }
 
-template <typename T>
-void splat_sorted(const T* views, const T* confidence, const int64_t* start, const int32_t* pixel, const T* weight,
-                  T* canvas, int64_t channels, int64_t pixels, int64_t cells, int64_t begin, int64_t end) {
-  T* total = confidence ? canvas + channels * cells : nullptr;
-  for (int64_t first = 0; first < channels; first += 4) {
-    const auto group = [&](auto rule) {
-      rule(views, confidence, start, pixel, weight, canvas, first ? nullptr : total, first, channels, pixels, cells,
-           begin, end);
-    };
-    switch (channels - first) {
-      case 1: group(sorted_group<T, 1>); break;
-      case 2: group(sorted_group<T, 2>); break;
-      case 3: group(sorted_group<T, 3>); break;
-      default: group(sorted_group<T, 4>);
-    }
+void chunk_ranges(const int32_t* index, int64_t pixels, int64_t taps, int32_t* low, int32_t* high, int64_t begin,
+                  int64_t end) {
+  for (const int64_t each = chunks(pixels); begin < end; ++begin) {
+    const int64_t first = begin / each * pixels + begin % each * kChunk;
+    const int64_t n = std::min(kChunk, pixels - begin % each * kChunk);
+    range_of(index + first * taps, n * taps, low + begin, high + begin);
   }
 }
 
-template <typename T>
-void splat_scan(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, int64_t channels,
-                int64_t pixels, int64_t cells, int64_t count, int64_t taps, int64_t begin, int64_t end) {
-  for (int64_t unit = 0; unit < count; ++unit) {
-    const T trust = confidence ? confidence[unit] : T(1);
-    const T* x = views + (unit / pixels * channels) * pixels + unit % pixels;
-    for (int64_t k = unit * taps; k < (unit + 1) * taps; ++k) {
-      const int64_t cell = index[k];
-      if (cell < begin || cell >= end) continue;
-      const T w = weight[k] * trust;
-      if (confidence) canvas[channels * cells + cell] += w;
-      if (trust == 0) continue;
-      for (int64_t c = 0; c < channels; ++c) canvas[c * cells + cell] += w * x[c * pixels];
+Bands cut_into_bands(const std::vector<int32_t>& low, const std::vector<int32_t>& high, int64_t pixels, int64_t cells,
+                     int64_t threads) {
+  Bands bands;
+  std::vector<std::pair<int32_t, int32_t>> reach(low.size());  // first and last band of each chunk
+  const auto count = [&](int64_t size) {
+    bands.cells = size;
+    bands.start.assign((cells + size - 1) / size + 1, 0);
+    for (size_t i = 0; i < low.size(); ++i) {
+      reach[i] = high[i] < 0 ? std::pair{1, 0} : std::pair{low[i] / int32_t(size), high[i] / int32_t(size)};
+      for (int32_t b = reach[i].first; b <= reach[i].second; ++b) ++bands.start[b + 1];
     }
+    for (size_t b = 1; b < bands.start.size(); ++b) bands.start[b] += bands.start[b - 1];
+  };
+  // A band's sums stay in the second cache. Where maps are so torn that most chunks meet many bands, a few large ones.
+  count(std::min(kBand, (cells + 2 * threads - 1) / (2 * threads)));
+  if (bands.start.back() > 3 * int64_t(low.size())) count((cells + threads - 1) / threads);
+  bands.chunks.resize(bands.start.back());
+  std::vector<int64_t> next(bands.start.begin(), bands.start.end() - 1);
+  Bands::Chunk chunk{0, 0};
+  for (size_t i = 0; i < low.size(); ++i) {
+    for (int32_t b = reach[i].first; b <= reach[i].second; ++b) bands.chunks[next[b]++] = chunk;
+    chunk.first += kChunk;
+    if (chunk.first >= pixels) chunk = {chunk.view + 1, 0};
+  }
+  return bands;
+}
+
+template <typename T>
+void splat(const T* views, const T* confidence, const int32_t* index, const T* weight, T* canvas, const Bands& bands,
+           int64_t band, int64_t channels, int64_t pixels, int64_t taps, int64_t cells) {
+  const int64_t start = band * bands.cells, size = std::min(cells - start, bands.cells);
+  const int64_t depth = channels + (confidence ? 1 : 0);
+  const Bands::Chunk *begin = bands.chunks.data() + bands.start[band], *end = bands.chunks.data() + bands.start[band + 1];
+  const std::unique_ptr<T[]> sums(new T[4 * size]);
+  T packed[4 * kChunk];
+  for (int64_t group = 0; group < depth; group += 4) {
+    std::memset(sums.get(), 0, sizeof(T) * size_t(4 * size));
+    const int64_t planes = std::min<int64_t>(4, channels - group);
+    for (const Bands::Chunk* chunk = begin; chunk < end; ++chunk) {
+      if (chunk + 4 < end) {  // chunks are too short for the processor to see where the next ones lie
+        const int64_t p = chunk[4].view * pixels + chunk[4].first;
+        for (int64_t d = 0; d < planes; ++d)
+          prefetch(views + (chunk[4].view * channels + group + d) * pixels + chunk[4].first, kChunk);
+        prefetch(index + p * taps, kChunk * taps);
+        prefetch(weight + p * taps, kChunk * taps);
+      }
+      const int64_t p = chunk->view * pixels + chunk->first, n = std::min(kChunk, pixels - chunk->first);
+      const T* trust = confidence ? confidence + p : nullptr;
+      for (int64_t d = 0; d < 4; ++d) {
+        const T* plane = views + (chunk->view * channels + group + d) * pixels + chunk->first;
+        // Without confidence a pixel is not read; the plane after the last channel is the confidence.
+        if (d >= planes)
+          for (int64_t q = 0; q < n; ++q) packed[4 * q + d] = trust ? trust[q] : T(0);
+        else if (trust)
+          for (int64_t q = 0; q < n; ++q) packed[4 * q + d] = trust[q] == 0 ? T(0) : trust[q] * plane[q];
+        else
+          for (int64_t q = 0; q < n; ++q) packed[4 * q + d] = plane[q];
+      }
+      add_chunk(packed, index + p * taps, weight + p * taps, taps, n, start, size, sums.get());
+    }
+    for (int64_t d = 0; d < std::min<int64_t>(4, depth - group); ++d)
+      take_apart(sums.get() + d, canvas + (group + d) * cells + start, size);
   }
 }
 
@@ -117,10 +177,8 @@ void sort_taps_fill(const int32_t* index, const T* weight, int64_t count, int64_
 
 #define FASTSYNC_TAPS(T)                                                                                               \
   template void resample(const T*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t); \
-  template void splat_sorted(const T*, const T*, const int64_t*, const int32_t*, const T*, T*, int64_t, int64_t,       \
-                             int64_t, int64_t, int64_t);                                                               \
-  template void splat_scan(const T*, const T*, const int32_t*, const T*, T*, int64_t, int64_t, int64_t, int64_t,       \
-                           int64_t, int64_t, int64_t);                                                                 \
+  template void splat(const T*, const T*, const int32_t*, const T*, T*, const Bands&, int64_t, int64_t, int64_t,       \
+                      int64_t, int64_t);                                                                      \
   template void sort_taps_fill(const int32_t*, const T*, int64_t, int64_t, int64_t, const int64_t*, int64_t*,          \
                                int32_t*, T*);
 FASTSYNC_TAPS(float)

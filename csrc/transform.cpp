@@ -19,23 +19,25 @@ FASTSYNC_GATHER(double)
 
 template <typename T>
 void transform(const T* x, const int64_t* index, bool shared, const T* factor, T* y, int64_t channels, int64_t in,
-               int64_t out, int64_t begin, int64_t end) {
-  constexpr int64_t block = 2048;  // the piece of the index that stays in the first cache for all channels
-  while (begin < end) {
-    const int64_t b = begin / out, first = begin % out;
-    const int64_t n = std::min({end - begin, out - first, block});
-    const int64_t* piece = index + (shared ? 0 : b * out) + first;
-    for (int64_t c = 0; c < channels; ++c) {
-      const int64_t plane = b * channels + c;
-      gather(x + plane * in, piece, factor ? factor[b] : T(1), y + plane * out + first, n);
-    }
-    begin += n;
+               int64_t h, int64_t w, int64_t begin, int64_t end) {
+  // Tiles of rows and columns, so that a turned picture's columns come from memory lines that are still at hand.
+  constexpr int64_t rows = 16, columns = 128;
+  const int64_t cells = h * w;
+  for (; begin < end; ++begin) {
+    const int64_t b = begin / strips(h), top = begin % strips(h) * rows, bottom = std::min(h, top + rows);
+    const int64_t* map = index + (shared ? 0 : b * cells);
+    for (int64_t left = 0; left < w; left += columns)
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t plane = b * channels + c;
+        for (int64_t at = top * w + left; at < bottom * w; at += w)
+          gather(x + plane * in, map + at, factor ? factor[b] : T(1), y + plane * cells + at, std::min(columns, w - left));
+      }
   }
 }
 
 template void transform(const float*, const int64_t*, bool, const float*, float*, int64_t, int64_t, int64_t, int64_t,
-                        int64_t);
+                        int64_t, int64_t);
 template void transform(const double*, const int64_t*, bool, const double*, double*, int64_t, int64_t, int64_t, int64_t,
-                        int64_t);
+                        int64_t, int64_t);
 
 }  // namespace fastsync

@@ -120,7 +120,8 @@ def accumulate(views: torch.Tensor, origins: torch.Tensor, size: tuple[int, int]
         Canvas [1, C, H, W]; views are added in their order, so equal inputs give equal bits. Differentiable in views.
     """
     _check("accumulate", views, origins, size)
-    return _accumulate(views, origins, list(size))
+    canvas: torch.Tensor = dispatch.call("accumulate", _accumulate, views, views, origins, list(size))
+    return canvas
 
 
 def merge(
@@ -146,7 +147,9 @@ def merge(
         raise ValueError(f"merge: weights must be {expected}, got {list(weights.shape)}.")
     if previous is not None and previous.shape != (1, views.shape[1], *size):
         raise ValueError(f"merge: previous must be {[1, views.shape[1], *size]}, got {list(previous.shape)}.")
-    return _merge(views, weights.to(views.dtype), origins, list(size), previous)
+    arguments = (views, weights.to(views.dtype), origins, list(size), previous)
+    canvas: torch.Tensor = dispatch.call("merge", _merge, views, *arguments)
+    return canvas
 
 
 def _check(name: str, views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> None:

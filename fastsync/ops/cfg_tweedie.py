@@ -131,5 +131,6 @@ def cfg_tweedie(
     if not isinstance(guidance_scale, torch.Tensor):
         guidance_scale = a.new_full((len(x),), float(guidance_scale))
     check_per_sample("cfg_tweedie", len(x), a=a, b=b, guidance_scale=guidance_scale)
-    x0, eps = _op(raw, raw_uncond, x, a, b, guidance_scale, prediction_type)
+    arguments = (raw, raw_uncond, x, a, b, guidance_scale, prediction_type)
+    x0, eps = dispatch.call("cfg_tweedie", _op, x, *arguments)
     return x0, eps

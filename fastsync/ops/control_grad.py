@@ -199,5 +199,5 @@ def control_grad(
     neighbour.check("control_grad", x, source, place, index, mask, period)
     tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient, source, place, index, mask)
     numbers = (coupling, a, b, guidance, kl_weight, float(reward_weight), float(control_cost), list(period))
-    loss, g_raw, direct, peak = _op(*tensors, *numbers, prediction_type, guided)
+    loss, g_raw, direct, peak = dispatch.call("control_grad", _op, x, *tensors, *numbers, prediction_type, guided)
     return loss, g_raw, direct, peak

@@ -90,4 +90,7 @@ def control_update(
     check_same("control_update", "x", x.shape, first_moment=first_moment, second_moment=second_moment)
     check_per_sample("control_update", len(x), scale=scale)
     tensors = (control, first_moment, second_moment, vjp, scale, direct, x)
-    return _op(*tensors, iteration, float(lr), float(control_strength))
+    moved: torch.Tensor = dispatch.call(
+        "control_update", _op, x, *tensors, iteration, float(lr), float(control_strength)
+    )
+    return moved

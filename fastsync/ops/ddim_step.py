@@ -118,4 +118,5 @@ def ddim_step(
             raise ValueError("ddim_step: pull needs x, source and place: pass them, or leave pull out.")
         neighbour.check("ddim_step", x0, source, place, index, mask, period)
     arguments = (noise, pull, x, source, place, index, mask, list(period))
-    return _op(x0, eps, a_next, direction, sigma, *arguments)
+    x_next: torch.Tensor = dispatch.call("ddim_step", _op, x0, x0, eps, a_next, direction, sigma, *arguments)
+    return x_next

@@ -49,12 +49,32 @@ _NATIVE = {
 }
 _NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": _TRITON_DTYPES}
 _RANKED = ("native", "triton", "eager")
+_MUTATED = {"control_update": 3}  # how many of the first arguments an op changes in place
 _warned: set[tuple[str, str]] = set()
+
+# Who looks on, as torch itself asks. Where a version of torch has other names, everyone is taken to be watched.
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_functions: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
+_transforms: Callable[[], object] = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: 1)
 
 
 def choose(op: str, tensor: torch.Tensor) -> Kernel:
     """The function that runs ``op`` on tensors like ``tensor``, with the arguments of ``torch.ops.fastsync.<op>``."""
     return _choose(op, tensor.device.type, tensor.dtype, os.environ.get("FASTSYNC_BACKEND", ""))
+
+
+def call(op: str, registered: Kernel, tensor: torch.Tensor, *arguments: Any) -> Any:
+    """``registered(*arguments)``, the form of ``op`` that torch.library knows.
+
+    Where nobody records, traces or watches, the backend itself is called: torch.library's way costs as much time as
+    the work on a batch of latents. ``tensor`` decides the backend.
+    """
+    if torch.compiler.is_compiling() or _is_watched(arguments):
+        return registered(*arguments)
+    result = choose(op, tensor)(*arguments)
+    if op in _MUTATED:  # autograd must notice, if it saved one of them
+        torch.autograd.graph.increment_version(arguments[: _MUTATED[op]])
+    return result
 
 
 def unavailable(op: str, backend: str, device: str, dtype: torch.dtype, forced: bool = False) -> str:
@@ -117,6 +137,20 @@ def self_test(op: str, backend: str) -> str:
             )
         found.append(f"{device} {error:.0e}")
     return ", ".join(found)
+
+
+def _is_watched(arguments: tuple[Any, ...]) -> bool:
+    """Whether anything but the result depends on the call: autograd, transforms, modes, subclasses of tensors."""
+    if _modes() or _functions() or _transforms() is not None or torch.jit.is_tracing():
+        return True
+    recording = torch.is_grad_enabled()
+    for a in arguments:
+        if isinstance(a, torch.Tensor):
+            if type(a) is not torch.Tensor and type(a) is not torch.nn.Parameter:
+                return True
+            if recording and a.requires_grad:
+                return True
+    return False
 
 
 def _devices() -> tuple[str, ...]:

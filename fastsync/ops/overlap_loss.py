@@ -80,5 +80,5 @@ def overlap_loss(
         ``(loss [B], gradient [B, C, h, w])``; the loss at least in float32. Both are differentiable in x and source.
     """
     neighbour.check("overlap_loss", x, source, place, index, mask, period)
-    loss, gradient = _op(x, source, place, index, mask, list(period))
+    loss, gradient = dispatch.call("overlap_loss", _op, x, x, source, place, index, mask, list(period))
     return loss, gradient

@@ -91,16 +91,18 @@ def resample(z: torch.Tensor, taps: Taps) -> torch.Tensor:
     """Views [N, C, h, w] of a canvas z [1, C, H, W] by a table of taps; differentiable in z."""
     if z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != tuple(taps.size):
         raise ValueError(f"resample: z must be [1, C, {taps.size[0]}, {taps.size[1]}], got {list(z.shape)}.")
-    return _resample(z, *taps.tables(z.dtype)[:2])
+    views: torch.Tensor = dispatch.call("resample", _resample, z, z, *taps.tables(z.dtype)[:2])
+    return views
 
 
 def splat(views: torch.Tensor, taps: Taps) -> torch.Tensor:
     """The adjoint of :func:`resample`: views [N, C, h, w] added up on a canvas [1, C, H, W]; differentiable in views.
 
-    With sorted taps the sums have the same bits in every run and for any number of threads.
+    With sorted taps the sums have the same bits in every run; on a CPU they always have, for any number of threads.
     """
     check_views("splat", views, taps)
-    return _splat(views, *taps.tables(views.dtype), list(taps.size))
+    canvas: torch.Tensor = dispatch.call("splat", _splat, views, views, *taps.tables(views.dtype), list(taps.size))
+    return canvas
 
 
 def check_views(name: str, views: torch.Tensor, taps: Taps) -> None:

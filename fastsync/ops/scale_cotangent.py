@@ -46,5 +46,5 @@ def scale_cotangent(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype)
         )
     if not dtype.is_floating_point:
         raise TypeError(f"scale_cotangent: dtype must be a floating point type, got {dtype}.")
-    scaled: torch.Tensor = _op(g_raw, peak, dtype)
+    scaled: torch.Tensor = dispatch.call("scale_cotangent", _op, g_raw, g_raw, peak, dtype)
     return scaled

@@ -64,7 +64,8 @@ def transform(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None 
             f"transform: index must be int64 [{x.shape[0]} or 1, h', w'], got {index.dtype} {list(index.shape)}."
         )
     check_per_sample("transform", len(x), factor=factor)
-    return _op(x, index, factor)
+    moved: torch.Tensor = dispatch.call("transform", _op, x, x, index, factor)
+    return moved
 
 
 def inverse_permutation(index: torch.Tensor) -> torch.Tensor:

@@ -79,5 +79,6 @@ def uv_accumulate(views: torch.Tensor, confidence: torch.Tensor, taps: Taps) -> 
     if confidence.shape != (views.shape[0], 1, *views.shape[2:]):
         expected = [views.shape[0], 1, *views.shape[2:]]
         raise ValueError(f"uv_accumulate: confidence must be {expected}, got {list(confidence.shape)}.")
-    total, weight = _op(views, confidence.to(views.dtype), *taps.tables(views.dtype), list(taps.size))
+    arguments = (views, confidence.to(views.dtype), *taps.tables(views.dtype), list(taps.size))
+    total, weight = dispatch.call("uv_accumulate", _op, views, *arguments)
     return total, weight

@@ -79,17 +79,17 @@ template <typename T>
 void overlap_loss(const Overlap<T>& o) {
   const auto x = normal<T>(o.size());
   std::vector<T> gradient(x.size(), NAN), expected(x.size());
-  std::vector<double> rows(o.b * o.c * o.h, NAN), loss(rows.size(), 0);
+  const int64_t strips = fastsync::strips(o.h), units = o.b * o.c * strips, half = units / 2;
+  std::vector<double> parts(units, NAN), loss(units, 0);
   for (size_t i = 0; i < x.size(); ++i) {
     const T d = o.weight[i] * (x[i] - o.target[i]);
     expected[i] = 2 * o.weight[i] * d;
-    loss[i / o.w] += double(d) * double(d);
+    loss[i / (o.h * o.w) * strips + i / o.w % o.h / 16] += double(d) * double(d);
   }
-  const int64_t units = o.b * o.c * o.h, half = units / 2;
-  fastsync::overlap_loss(x.data(), o.at, gradient.data(), rows.data(), o.c, o.h, o.w, 0, half);
-  fastsync::overlap_loss(x.data(), o.at, gradient.data(), rows.data(), o.c, o.h, o.w, half, units);
+  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, 0, half);
+  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, half, units);
   same("overlap_loss gradient", gradient, expected);
-  same("overlap_loss", rows, loss);
+  same("overlap_loss", parts, loss);
 }
 
 std::vector<double> coefficients(int64_t n) {
@@ -189,7 +189,8 @@ void control(const Overlap<T>& o, fastsync::Kind kind, bool guided, bool rewarde
   same("control_update view", moved, right);
 }
 template <typename T>
-void transform(int64_t b, int64_t c, int64_t in, int64_t out, bool shared) {
+void transform(int64_t b, int64_t c, int64_t in, int64_t h, int64_t w, bool shared) {
+  const int64_t out = h * w, units = b * fastsync::strips(h);
   const auto x = normal<T>(b * c * in), factor = normal<T>(b);
   std::vector<int64_t> index((shared ? 1 : b) * out);
   for (int64_t& i : index) i = integer(-1, in - 1);
@@ -200,8 +201,8 @@ void transform(int64_t b, int64_t c, int64_t in, int64_t out, bool shared) {
         const int64_t from = index[(shared ? 0 : i * out) + p];
         if (from >= 0) expected[(i * c + k) * out + p] = factor[i] * x[(i * c + k) * in + from];
       }
-  fastsync::transform(x.data(), index.data(), shared, factor.data(), y.data(), c, in, out, 0, b * out / 3);
-  fastsync::transform(x.data(), index.data(), shared, factor.data(), y.data(), c, in, out, b * out / 3, b * out);
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, units / 3}, {units / 3, units}})
+    fastsync::transform(x.data(), index.data(), shared, factor.data(), y.data(), c, in, h, w, begin, end);
   same("transform", y, expected);
 }
 
@@ -239,7 +240,8 @@ void windows(int64_t n, int64_t c, int64_t h, int64_t w, int64_t height, int64_t
 }
 
 template <typename T>
-void taps(int64_t n, int64_t c, int64_t pixels, int64_t each, int64_t cells, bool trusted) {
+void taps(int64_t n, int64_t c, int64_t pixels, int64_t each, int64_t height, int64_t width, bool trusted) {
+  const int64_t cells = height * width;
   const int64_t all = n * pixels, count = all * each, depth = c + (trusted ? 1 : 0);
   const auto views = normal<T>(all * c), weight = normal<T>(count), z = normal<T>(c * cells);
   auto confidence = normal<T>(all);
@@ -264,15 +266,15 @@ void taps(int64_t n, int64_t c, int64_t pixels, int64_t each, int64_t cells, boo
   std::vector<T> sorted(used), got(canvas.size(), NAN);
   fastsync::sort_taps_fill(index.data(), weight.data(), count, each, cells, start.data(), next.data(), pixel.data(),
                            sorted.data());
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cells / 2}, {cells / 2, cells}})
-    fastsync::splat_sorted(views.data(), trust, start.data(), pixel.data(), sorted.data(), got.data(), c, pixels, cells,
-                           begin, end);
-  same("splat_sorted", got, canvas);
-  got.assign(got.size(), 0);
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cells / 2}, {cells / 2, cells}})
-    fastsync::splat_scan(views.data(), trust, index.data(), weight.data(), got.data(), c, pixels, cells, all, each, begin,
-                         end);
-  same("splat_scan", got, canvas);
+  const int64_t chunks = n * fastsync::chunks(pixels);
+  std::vector<int32_t> low(chunks), high(chunks);
+  fastsync::chunk_ranges(index.data(), pixels, each, low.data(), high.data(), 0, chunks / 2);
+  fastsync::chunk_ranges(index.data(), pixels, each, low.data(), high.data(), chunks / 2, chunks);
+  const auto bands = fastsync::cut_into_bands(low, high, pixels, cells, 3);
+  for (size_t band = 0; band + 1 < bands.start.size(); ++band)
+    fastsync::splat(views.data(), trust, index.data(), weight.data(), got.data(), bands, int64_t(band), c, pixels, each,
+                    cells);
+  same("splat", got, canvas);
   std::vector<T> seen(read.size(), NAN);
   fastsync::resample(z.data(), index.data(), weight.data(), seen.data(), c, cells, pixels, each, 0, all);
   same("resample", seen, read);
@@ -281,18 +283,18 @@ void taps(int64_t n, int64_t c, int64_t pixels, int64_t each, int64_t cells, boo
 template <typename T>
 void everything() {
   for (int round = 0; round < 40; ++round) {
-    const int64_t h = integer(1, 9), w = integer(1, 19), c = integer(1, 5), b = integer(1, 4);
+    const int64_t h = integer(1, 19), w = integer(1, 19), c = integer(1, 5), b = integer(1, 4);
     for (int kind = 0; kind < 8; ++kind) {
       const Overlap<T> o(b, c, h, w, integer(1, 9), integer(1, 17), kind & 1, kind & 2, kind & 4);
       overlap_loss(o);
       steps(o, fastsync::Kind(round % 4), kind & 1, kind & 2, kind != 4);
       control(o, fastsync::Kind(round % 5), kind & 2, kind & 4);
     }
-    transform<T>(b, c, h * w, integer(1, 50), round % 2);
+    transform<T>(b, c, h * w, integer(1, 40), integer(1, 20), round % 2);
     windows<T>(b, c, h, w, h + integer(0, 5), w + integer(0, 7), round % 2);
-    taps<T>(b, c, h * w, integer(1, 4), integer(1, 40), round % 2);
+    taps<T>(b, c, h * w, integer(1, 4), integer(1, 40), integer(1, 40), round % 2);
   }
-  transform<T>(1, 2, 5000, 4099, true);
+  transform<T>(1, 2, 5000, 33, 300, true);
 }
 
 }  // namespace

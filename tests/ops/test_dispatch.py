@@ -143,7 +143,5 @@ def test_self_test_catches_a_wrong_kernel(monkeypatch):
     extension(monkeypatch, merge=lambda *given: float("nan") * merge_reference(*given))
     with pytest.raises(RuntimeError, match="deviates by nan"):
         dispatch.self_test("merge", "native")
-    with pytest.raises(
-        RuntimeError, match="scale_cotangent does not run on backend native here: .*_C has no scale_cot"
-    ):
+    with pytest.raises(RuntimeError, match="scale_cotangent does not run on backend native here: .* no scale_cotang"):
         dispatch.self_test("scale_cotangent", "native")
