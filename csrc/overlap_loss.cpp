@@ -8,28 +8,34 @@
 namespace fastsync {
 namespace {
 
-// The loss of a block of rows whose cells read the neighbour's cells in order. Defined for each type, since clones cannot
+// The loss of a block of rows whose cells read the neighbour's cells in order. A memory line of columns goes down all rows
+// at a time, since a row of the overlap may be short, and sums stay in registers. Defined for each type, as clones cannot
 // be templates.
 #define FASTSYNC_BLOCK(T)                                                                                             \
   FASTSYNC_CLONES double block(const T* __restrict x, const T* __restrict y, const T* __restrict m, T* __restrict g,  \
                                int64_t rows, int64_t n, int64_t x_row, int64_t y_row) {                               \
     double loss = 0;                                                                                                  \
-    for (int64_t r = 0; r < rows; ++r, x += x_row, g += x_row, y += y_row) {                                          \
-      T sum = 0;                                                                                                      \
-      if (m) {                                                                                                        \
-        _Pragma("omp simd reduction(+ : sum)") for (int64_t i = 0; i < n; ++i) {                                      \
-          const T d = m[i] != 0 ? m[i] * (x[i] - y[i]) : T(0);                                                        \
-          g[i] = 2 * m[i] * d;                                                                                        \
-          sum += d * d;                                                                                               \
-        }                                                                                                             \
-        m += x_row;                                                                                                   \
+    for (; n > 0; n -= 16, x += 16, g += 16, y += 16, m = m ? m + 16 : m) {                                           \
+      T squares[16] = {};                                                                                             \
+      if (n < 16 || m) {                                                                                              \
+        const int64_t width = n < 16 ? n : 16;                                                                        \
+        for (int64_t r = 0; r < rows; ++r)                                                                            \
+          for (int64_t i = 0; i < width; ++i) {                                                                       \
+            const T weight = m ? m[r * x_row + i] : T(1);                                                             \
+            const T d = weight != 0 ? weight * (x[r * x_row + i] - y[r * y_row + i]) : T(0);                          \
+            g[r * x_row + i] = 2 * weight * d;                                                                        \
+            squares[i] += d * d;                                                                                      \
+          }                                                                                                           \
       } else {                                                                                                        \
-        _Pragma("omp simd reduction(+ : sum)") for (int64_t i = 0; i < n; ++i) {                                      \
-          const T d = x[i] - y[i];                                                                                    \
-          g[i] = d + d;                                                                                               \
-          sum += d * d;                                                                                               \
-        }                                                                                                             \
+        for (int64_t r = 0; r < rows; ++r)                                                                            \
+          for (int64_t i = 0; i < 16; ++i) {                                                                          \
+            const T d = x[r * x_row + i] - y[r * y_row + i];                                                          \
+            g[r * x_row + i] = d + d;                                                                                 \
+            squares[i] += d * d;                                                                                      \
+          }                                                                                                           \
       }                                                                                                               \
+      T sum = 0;                                                                                                      \
+      _Pragma("omp simd reduction(+ : sum)") for (int64_t i = 0; i < 16; ++i) sum += squares[i];                      \
       loss += double(sum);                                                                                            \
     }                                                                                                                 \
     return loss;                                                                                                      \
