@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "ops.h"
+#include "stream.h"
 #ifdef FASTSYNC_CUDA
 #include "taps_cuda.h"
 #endif
@@ -171,12 +172,13 @@ std::tuple<Tensor, Tensor> overlap_loss(const Tensor& x_, const Tensor& source_,
   const int64_t batch = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
   auto gradient = torch::empty_like(x);
   const int64_t strips = channels * fastsync::strips(h);
+  const bool streamed = int64_t(x.nbytes()) >= fastsync::kStreamed;
   auto parts = torch::empty({batch, strips}, x.options().dtype(torch::kDouble));
   DISPATCH(x, {
     const auto at = address<scalar_t>(source, place, index, mask, period);
     parallel(parts.numel(), 16 * w, [&](int64_t begin, int64_t end) {
       fastsync::overlap_loss(x.const_data_ptr<scalar_t>(), at, gradient.data_ptr<scalar_t>(), parts.data_ptr<double>(),
-                             channels, h, w, begin, end);
+                             channels, h, w, streamed, begin, end);
     });
   });
   auto loss = torch::empty({batch}, x.options());

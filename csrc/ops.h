@@ -65,10 +65,11 @@ void control_update(T* control, T* first_moment, T* second_moment, const T* vjp,
                     const T* x, const Adam& numbers, double strength, T* moved, int64_t cells, int64_t begin,
                     int64_t end);
 
-// Units: the B * C * strips(h) strips of x. Writes the gradient and each strip's part of the loss.
+// Units: the B * C * strips(h) strips of x. Writes the gradient (past the caches if `streamed`) and each strip's part of
+// the loss.
 template <typename T>
 void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* strip_loss, int64_t channels, int64_t h,
-                  int64_t w, int64_t begin, int64_t end);
+                  int64_t w, bool streamed, int64_t begin, int64_t end);
 
 // Units: the B * strips(h) strips of the result [B, channels, h, w]; x [B, channels, in], index [B or 1, h, w] (`shared`:
 // 1), factor [B] or null.

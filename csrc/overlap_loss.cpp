@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "neighbour.h"
 #include "ops.h"
 #include "simd.h"
+#include "stream.h"
 
 namespace fastsync {
 namespace {
@@ -48,13 +50,14 @@ FASTSYNC_BLOCK(double)
 
 template <typename T>
 void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* strip_loss, int64_t channels, int64_t h,
-                  int64_t w, int64_t begin, int64_t end) {
+                  int64_t w, bool streamed, int64_t begin, int64_t end) {
   const int64_t cells = at.sh * at.sw;
+  std::vector<T> strip(streamed ? 16 * w : 0);
   for (; begin < end; ++begin) {
     const int64_t plane = begin / strips(h), row = begin % strips(h) * 16, rows = std::min<int64_t>(16, h - row);
     const int64_t b = plane / channels, channel = plane % channels, slot = at.place[3 * b];
     const T* x_rows = x + (plane * h + row) * w;
-    T* g_rows = gradient + (plane * h + row) * w;
+    T *out = gradient + (plane * h + row) * w, *g_rows = streamed ? strip.data() : out;
     const T* m_rows = at.mask ? at.mask + (b * h + row) * w : nullptr;
     double loss = 0;
     // The cells outside the overlap; one sweep of a strip is cheaper than the gaps row by row.
@@ -80,13 +83,14 @@ void overlap_loss(const T* x, const Address<T>& at, T* gradient, double* strip_l
                         g_rows + corner, down.length, right.length, w, at.sw);
         }
     }
+    if (streamed) stream_copy(out, g_rows, int64_t(sizeof(T)) * rows * w);
     strip_loss[begin] = loss;
   }
 }
 
-template void overlap_loss(const float*, const Address<float>&, float*, double*, int64_t, int64_t, int64_t, int64_t,
-                           int64_t);
-template void overlap_loss(const double*, const Address<double>&, double*, double*, int64_t, int64_t, int64_t, int64_t,
-                           int64_t);
+template void overlap_loss(const float*, const Address<float>&, float*, double*, int64_t, int64_t, int64_t, bool,
+                           int64_t, int64_t);
+template void overlap_loss(const double*, const Address<double>&, double*, double*, int64_t, int64_t, int64_t, bool,
+                           int64_t, int64_t);
 
 }  // namespace fastsync

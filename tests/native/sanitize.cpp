@@ -86,8 +86,8 @@ void overlap_loss(const Overlap<T>& o) {
     expected[i] = 2 * o.weight[i] * d;
     loss[i / (o.h * o.w) * strips + i / o.w % o.h / 16] += double(d) * double(d);
   }
-  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, 0, half);
-  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, half, units);
+  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, false, 0, half);
+  fastsync::overlap_loss(x.data(), o.at, gradient.data(), parts.data(), o.c, o.h, o.w, true, half, units);
   same("overlap_loss gradient", gradient, expected);
   same("overlap_loss", parts, loss);
 }

@@ -89,6 +89,13 @@ def test_large_inputs_are_split_over_threads():
         op_cases.check("uv_accumulate", _ext.load().uv_accumulate, (x, confidence, index, weight, *form, [64, 64]))
 
 
+def test_results_larger_than_the_caches_are_written_past_them():
+    x, source = torch.randn(2, 2, 3, 601, 599)
+    assert x.nbytes > 8 * 2**20
+    place = torch.tensor([[1, 3, 140], [0, -40, -20]])
+    op_cases.check("overlap_loss", _ext.load().overlap_loss, (x, source, place, None, None, [0, 0]))
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 7, 3)])
 def test_sorted_taps_are_the_reference_s(shape):
     from fastsync.ops.taps import sort_reference
