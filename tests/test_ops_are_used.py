@@ -14,6 +14,7 @@ from fastsync.ops import dispatch
 METHODS = {
     "independent": fs.Independent,
     "multidiffusion": fs.MultiDiffusion,
+    "synctweedies": fs.SyncTweedies,
     "syncsde": fs.SyncSDE,
     "syncvc": lambda: fs.SyncVC(iterations=2),
 }
@@ -43,10 +44,11 @@ def test_a_run_goes_through_the_ops(name, monkeypatch):
     run(name)
     network = STEPS * VIEWS
     controls = STEPS * (VIEWS - 1) * 2 if name == "syncvc" else 0
-    assert used["cfg_tweedie"] == network + controls
-    assert used["ddim_step"] == network
+    merged = STEPS if name == "synctweedies" else 0
+    assert used["cfg_tweedie"] == network + controls + merged
+    assert used["ddim_step"] == (STEPS if merged else network)
     assert used["overlap_loss"] == used["control_grad"] == used["control_update"] == controls
-    assert used["merge"] == {"independent": 1, "multidiffusion": STEPS + 1}.get(name, 0)
+    assert used["merge"] == {"independent": 1, "multidiffusion": STEPS + 1, "synctweedies": STEPS + 1}.get(name, 0)
 
 
 def test_cotangents_of_half_precision_are_scaled_by_an_op(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .. import ops
 from ..priors.base import Prediction
 from ..run import Run
 from ..scheduling import Work
@@ -33,5 +34,6 @@ class SyncTweedies(Method):
         work = [(i, step) for i in range(run.canvas.num_views)]
         x = run.states(work)
         x0 = run.canvas.project(run.canvas.merge(torch.stack([run.prepared[i] for i, _ in work])))
-        a, b = (run.at(name, work).to(x.dtype).reshape(-1, 1, 1, 1) for name in ("a", "b"))
-        run.advance(work, run.step(Prediction(x0, (x - a * x0) / b), work), x0)
+        # The merged estimate is read as a prediction of x0, which has its own eps.
+        prediction = Prediction(*ops.cfg_tweedie(x0, None, x, run.at("a", work), run.at("b", work), 1.0, "sample"))
+        run.advance(work, run.step(prediction, work), x0)

@@ -168,7 +168,7 @@ class SyncVC(Method):
                 x,
                 at.eps,
                 eps_free,
-                control if self.control_strength == 1.0 else self.control_strength * control,
+                control if self.control_strength == 1.0 or not self.control_cost else self.control_strength * control,
                 overlap_gradient,
                 self._reward_gradient(run, work, at.x0) if self.rewards else None,
                 run.pool_x,

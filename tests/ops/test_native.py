@@ -19,6 +19,15 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def poison():
+    """torch fills fresh memory with NaN, also where C++ asks for it, so that what an op does not write shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def flat(result):
     return result if isinstance(result, tuple) else (result,)
 
