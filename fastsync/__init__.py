@@ -1,6 +1,6 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-from .canvases import Canvas, WideCanvas
+from .canvases import Canvas, IllusionCanvas, View, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline, SyncPipelineOutput
 from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
@@ -13,6 +13,7 @@ __all__ = [
     "Canvas",
     "DiffusersPrior",
     "FunctionPrior",
+    "IllusionCanvas",
     "Independent",
     "Method",
     "MultiDiffusion",
@@ -26,6 +27,7 @@ __all__ = [
     "SyncSDE",
     "SyncTweedies",
     "SyncVC",
+    "View",
     "WideCanvas",
     "sample",
 ]

@@ -74,7 +74,8 @@ class Run:
     """One run of N views over T steps; methods read and write view states through it.
 
     States live in two pools [S, C, h, w], one of noisy states and one of clean estimates, where ops read them in place.
-    View i owns ``lifetimes[i]`` slots, used in turn, so views may be at different steps.
+    View i owns ``lifetimes[i]`` slots, used in turn, so views may be at different steps. Where some views show the
+    canvas's negative, a second half of the pools holds all states with the other sign.
 
     Attributes:
         prior, canvas: what is sampled, and on what.
@@ -109,7 +110,8 @@ class Run:
         )
         lives = torch.tensor(list(self.lifetimes))
         self._lives, self._first = lives, lives.cumsum(0) - lives
-        shape = (int(lives.sum()), *self.prior.view_shape)
+        self._slots, self._signed = int(lives.sum()), getattr(self.canvas, "signs", None) is not None
+        shape = (self._slots * (2 if self._signed else 1), *self.prior.view_shape)
         self.pool_x = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Clean estimates are kept only where views read one another.
         self.pool_x0 = self.pool_x.new_zeros(shape if any(self.sources) else (0, *shape[1:]))
@@ -147,14 +149,20 @@ class Run:
     def replace_after(self, step: int, views: torch.Tensor) -> None:
         """Overwrite all views [N, C, h, w] after ``step`` (methods that merge; callbacks)."""
         count = self.canvas.num_views
-        self.pool_x[self._to_device(self.slots(range(count), [step + 1] * count))] = views
+        self._store(self.pool_x, self.slots(range(count), [step + 1] * count), views)
 
     def advance(self, work: Work, x_next: torch.Tensor, x0: torch.Tensor) -> None:
         """Store the result of a batch: states after the step and clean estimates at it, [B, C, h, w] each."""
         views, steps = zip(*work, strict=True)
-        self.pool_x[self._to_device(self.slots(views, [k + 1 for k in steps]))] = x_next
+        self._store(self.pool_x, self.slots(views, [k + 1 for k in steps]), x_next)
         if len(self.pool_x0):
-            self.pool_x0[self._to_device(self.slots(views, steps))] = x0
+            self._store(self.pool_x0, self.slots(views, steps), x0)
+
+    def _store(self, pool: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
+        slots = self._to_device(slots)
+        pool[slots] = states
+        if self._signed:
+            pool[slots + self._slots] = -states
 
     def address(self, work: Work, neighbours: Neighbours) -> Address:
         """Where the items read their neighbours' states of their own step, in either pool."""
@@ -168,6 +176,9 @@ class Run:
         owner, cell = neighbours.owner[rows], neighbours.cell[rows]
         # The slot of every view at every item's step: tables [B, N], looked up by the owner of each cell.
         slots = self._first + torch.tensor(steps)[:, None] % self._lives
+        if neighbours.signs is not None:
+            opposite = neighbours.signs * neighbours.signs[rows][:, None] < 0
+            slots = slots + self._slots * opposite
         slot = slots.gather(1, owner.clamp_min(0).flatten(1)).reshape(owner.shape)
         index = torch.where(owner >= 0, slot * math.prod(owner.shape[1:]) + cell, owner)
         place = torch.zeros(len(work), 3, dtype=torch.long)

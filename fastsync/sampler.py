@@ -114,6 +114,7 @@ def sample(
             f"{'all wait for each other at every step' if method.joins else 'wait for their earlier neighbours'}: "
             f"use one of {', '.join(map(repr, method.orders))}."
         )
+    _check_orthogonal(canvas, method, eta)
     table = prior.schedule.steps(num_inference_steps, eta)
     if prior.schedule.prediction_type == "epsilon" and is_vanishing(table.a):
         raise ValueError(
@@ -185,6 +186,18 @@ def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: 
     run.replace_after(step, latents.to(run.device, run.dtype))
 
 
+def _check_orthogonal(canvas: Canvas, method: Method, eta: float) -> None:
+    if canvas.orthogonal:
+        return
+    if method.needs_orthogonal:
+        raise ValueError(
+            f"{type(method).__name__} passes noisy states from view to view, and a view of this canvas shows cells "
+            "twice or not at all, so that noise would not stay white: use SyncTweedies, or views that are permutations."
+        )
+    if eta > 0:
+        raise ValueError("eta must be 0 where a view shows some cells twice or not at all: noise would not stay white.")
+
+
 def _state_dtype(prior: Prior, cond: torch.Tensor | None, latents: torch.Tensor | None) -> torch.dtype:
     """States are float32, or float64 where the caller's tensors are."""
     if latents is not None:
@@ -243,7 +256,7 @@ def _initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
     canvas_shape = (1, run.prior.view_shape[0], *canvas.size)
     views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
-        return canvas.project(run.draw(canvas_shape))
+        return canvas.project(run.draw(canvas_shape)) if canvas.orthogonal else run.draw(views_shape)
     latents = _recordable(latents).detach().to(run.device, run.dtype)
     if tuple(latents.shape) == canvas_shape:
         return canvas.project(latents)

@@ -27,14 +27,18 @@ def run_syncvc(
     noise=None,
     order=None,
     reward=None,
+    maps=None,
+    signs=None,
 ):
     """Views [N, C, h, w] after ``steps`` steps from x (leading spacing, epsilon prediction), and the painted canvas.
 
     ``noise`` is [T, 1, C, H, W]; windows start at ``origins`` (y, x) and wrap around the canvas's borders.
+    With ``maps`` view i shows ``signs[i] * canvas[rows, columns]`` for ``maps[i] = (rows, columns)`` instead.
     """
     n, channels, height, width = x.shape
     order = list(range(n)) if order is None else order
-    where = [
+    signs = [1.0] * n if signs is None else signs
+    where = maps or [
         (
             (torch.arange(y, y + height) % canvas_size[0])[:, None].expand(height, width),
             (torch.arange(s, s + width) % canvas_size[1])[None, :].expand(height, width),
@@ -58,7 +62,7 @@ def run_syncvc(
         """What the views done so far paint on the canvas, NaN where there is nothing."""
         picture = torch.full((channels, *canvas_size), float("nan"), dtype=torch.float64)
         for j in earlier:
-            picture[:, where[j][0], where[j][1]] = states[j]
+            picture[:, where[j][0], where[j][1]] = signs[j] * states[j]
         return picture
 
     x = list(x)
@@ -78,8 +82,8 @@ def run_syncvc(
         clean, after = {}, list(x)
         for position, i in enumerate(order):
             earlier = order[:position]
-            target_x = painted(x, earlier)[:, where[i][0], where[i][1]]
-            target_0 = painted(clean, earlier)[:, where[i][0], where[i][1]]
+            target_x = signs[i] * painted(x, earlier)[:, where[i][0], where[i][1]]
+            target_0 = signs[i] * painted(clean, earlier)[:, where[i][0], where[i][1]]
             mask = (~torch.isnan(target_x)).double()
             target_x, target_0 = target_x.nan_to_num(), target_0.nan_to_num()
             u = torch.zeros_like(x[i], requires_grad=True)
@@ -107,6 +111,6 @@ def run_syncvc(
                 coupled = eps + mask * (moved - target_x) * strength
                 after[i] = a_s * (moved - b * coupled) / a + along * coupled
                 if noise is not None:
-                    after[i] = after[i] + sigma * noise[k][0][:, where[i][0], where[i][1]]
+                    after[i] = after[i] + sigma * signs[i] * noise[k][0][:, where[i][0], where[i][1]]
         x = after
     return torch.stack(x), painted(x, order)[None]

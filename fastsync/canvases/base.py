@@ -23,6 +23,7 @@ class Neighbours:
             cell (y + dy, x + dx), and cells outside the source are outside the overlap. ``(-1, 0, 0)`` reads nobody.
             None: only the tables tell.
         period: the shifts wrap around after (py, px) cells; 0 where they don't.
+        signs: [N], ±1: a view reads another's cells times both their signs. None: all 1.
     """
 
     sources: Sequence[tuple[int, ...]]
@@ -30,6 +31,7 @@ class Neighbours:
     cell: torch.Tensor
     shift: Sequence[tuple[int, int, int] | None]
     period: tuple[int, int] = (0, 0)
+    signs: torch.Tensor | None = None
 
     def mask(self, view: int) -> torch.Tensor:
         """[1, h, w], 1 where earlier views cover the view's cells, 0 elsewhere (float32)."""
@@ -38,6 +40,9 @@ class Neighbours:
     def target(self, view: int, views: torch.Tensor) -> torch.Tensor:
         """``T(x)`` [C, h, w] of all views' tensors [N, C, h, w]; 0 where nobody looks."""
         owner, cell = self.owner[view].flatten().to(views.device), self.cell[view].flatten().to(views.device)
+        if self.signs is not None:
+            signs = self.signs.to(views)
+            views = views * (signs * signs[view]).reshape(-1, 1, 1, 1)
         read = views.flatten(2)[owner.clamp_min(0), :, cell].T
         return torch.where(owner >= 0, read, torch.zeros_like(read)).reshape(views.shape[1:])
 
@@ -49,11 +54,15 @@ class Canvas(Protocol):
         num_views: N.
         view_shape: (h, w) of a view, or (C, h, w) where the canvas fixes the channels.
         size: (H, W) of the canvas.
+        signs: [N], ±1, where some views show the canvas's negative; None elsewhere.
+        orthogonal: whether views are cells of the canvas, each at most once: then noise stays white in them.
     """
 
     num_views: int
     view_shape: tuple[int, ...]
     size: tuple[int, int]
+    signs: torch.Tensor | None
+    orthogonal: bool
 
     @property
     def coverage(self) -> torch.Tensor:

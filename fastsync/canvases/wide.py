@@ -38,6 +38,9 @@ class WideCanvas:
         origins: (y, x) of each window's first cell.
     """
 
+    signs: torch.Tensor | None = None
+    orthogonal = True
+
     def __init__(
         self, size: tuple[int, int], window: tuple[int, int], stride: int | tuple[int, int], loop: bool = False
     ) -> None:

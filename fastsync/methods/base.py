@@ -18,10 +18,12 @@ class Method:
     Attributes:
         orders: orders of work that the method allows, the fastest first.
         joins: whether it changes all views together once all have done a step (``synchronise``).
+        needs_orthogonal: whether noisy states pass from view to view, so that views must be permutations or crops.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
     joins: ClassVar[bool] = False
+    needs_orthogonal: ClassVar[bool] = True
 
     def view_order(self, canvas: Canvas) -> list[int]:
         """Views in the order in which they are worked."""
