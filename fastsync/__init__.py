@@ -1,6 +1,6 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-from .canvases import Canvas, IllusionCanvas, View, WideCanvas
+from .canvases import Canvas, IllusionCanvas, PanoramaCanvas, View, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline, SyncPipelineOutput
 from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
@@ -17,6 +17,7 @@ __all__ = [
     "Independent",
     "Method",
     "MultiDiffusion",
+    "PanoramaCanvas",
     "Prediction",
     "Prior",
     "Stats",

@@ -212,7 +212,7 @@ class Run:
         last = max(k for _, k in work)
         while self._drawn <= last:
             canvas_noise = self.draw((1, self.prior.view_shape[0], *self.canvas.size))
-            self._noise[self._drawn] = self.canvas.project(canvas_noise)
+            self._noise[self._drawn] = self.canvas.project_noise(canvas_noise)
             self._noise_readers[self._drawn] = self.canvas.num_views
             self._drawn += 1
         noise = torch.stack([self._noise[k][i] for i, k in work])

@@ -114,7 +114,7 @@ def sample(
             f"{'all wait for each other at every step' if method.joins else 'wait for their earlier neighbours'}: "
             f"use one of {', '.join(map(repr, method.orders))}."
         )
-    _check_orthogonal(canvas, method, eta)
+    _check_noise(canvas, method, eta)
     table = prior.schedule.steps(num_inference_steps, eta)
     if prior.schedule.prediction_type == "epsilon" and is_vanishing(table.a):
         raise ValueError(
@@ -186,16 +186,20 @@ def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: 
     run.replace_after(step, latents.to(run.device, run.dtype))
 
 
-def _check_orthogonal(canvas: Canvas, method: Method, eta: float) -> None:
-    if canvas.orthogonal:
-        return
-    if method.needs_orthogonal:
+def _check_noise(canvas: Canvas, method: Method, eta: float) -> None:
+    """One sentence where the canvas's maps spoil the noise that the method passes between views."""
+    name = type(method).__name__
+    if method.noise == "merged" and canvas.whiteness != "exact":
         raise ValueError(
-            f"{type(method).__name__} passes noisy states from view to view, and a view of this canvas shows cells "
-            "twice or not at all, so that noise would not stay white: use SyncTweedies, or views that are permutations."
+            f"{name} merges noisy states, which a canvas that resamples them does not keep white: use SyncTweedies, "
+            f"{'' if canvas.whiteness == 'none' else 'SyncSDE or SyncVC, '}or a canvas of crops or permutations."
         )
-    if eta > 0:
-        raise ValueError("eta must be 0 where a view shows some cells twice or not at all: noise would not stay white.")
+    if canvas.whiteness == "none" and (method.noise == "read" or eta > 0):
+        raise ValueError(
+            f"{name if method.noise == 'read' else 'eta above 0'} passes noise from view to view, and a view of this "
+            "canvas shows cells twice or not at all, so that it would not stay white: use SyncTweedies with eta=0, or "
+            "views that are permutations."
+        )
 
 
 def _state_dtype(prior: Prior, cond: torch.Tensor | None, latents: torch.Tensor | None) -> torch.dtype:
@@ -256,10 +260,10 @@ def _initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
     canvas_shape = (1, run.prior.view_shape[0], *canvas.size)
     views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
-        return canvas.project(run.draw(canvas_shape)) if canvas.orthogonal else run.draw(views_shape)
+        return run.draw(views_shape) if canvas.whiteness == "none" else canvas.project_noise(run.draw(canvas_shape))
     latents = _recordable(latents).detach().to(run.device, run.dtype)
     if tuple(latents.shape) == canvas_shape:
-        return canvas.project(latents)
+        return canvas.project_noise(latents)
     if tuple(latents.shape) == views_shape:
         return latents
     raise ValueError(

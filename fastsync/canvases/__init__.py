@@ -3,6 +3,17 @@
 from .base import Canvas, Neighbours
 from .illusion import IllusionCanvas
 from .illusion_views import View
+from .panorama import CAMERAS, POLES, PanoramaCanvas, ring
 from .wide import WideCanvas
 
-__all__ = ["Canvas", "IllusionCanvas", "Neighbours", "View", "WideCanvas"]
+__all__ = [
+    "CAMERAS",
+    "POLES",
+    "Canvas",
+    "IllusionCanvas",
+    "Neighbours",
+    "PanoramaCanvas",
+    "View",
+    "WideCanvas",
+    "ring",
+]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+
+# "exact": views are cells of the canvas, each at most once, so noisy states may be merged and projected. "nearest":
+# maps resample, noise has maps of its own, and noisy states may be read from view to view but not merged. "none": only
+# clean estimates may pass.
+Whiteness = Literal["exact", "nearest", "none"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,14 @@ class Canvas(Protocol):
         view_shape: (h, w) of a view, or (C, h, w) where the canvas fixes the channels.
         size: (H, W) of the canvas.
         signs: [N], ±1, where some views show the canvas's negative; None elsewhere.
-        orthogonal: whether views are cells of the canvas, each at most once: then noise stays white in them.
+        whiteness: what becomes of noise, :data:`Whiteness`.
     """
 
     num_views: int
     view_shape: tuple[int, ...]
     size: tuple[int, int]
     signs: torch.Tensor | None
-    orthogonal: bool
+    whiteness: Whiteness
 
     @property
     def coverage(self) -> torch.Tensor:
@@ -71,6 +76,10 @@ class Canvas(Protocol):
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
         """Canvas [1, C, H, W] to views [N, C, h, w]."""
+        ...
+
+    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
+        """Standard normal noise [1, C, H, W] to standard normal noise in each view, [N, C, h, w]."""
         ...
 
     def adjoint(self, views: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from .. import ops
 from ..errors import check_int, check_tensor, shape_text, shown
-from .base import Neighbours
+from .base import Neighbours, Whiteness
 from .illusion_views import VIEWS, View
 
 
@@ -25,7 +25,7 @@ class IllusionCanvas:
         num_views, view_shape, size: N, (C, h, w), (h, w).
         views: the :class:`View` objects.
         signs: float32 [N], -1 for negatives; None where there are none.
-        orthogonal: whether every view shows each cell once, so that noise stays white.
+        whiteness: ``"exact"`` where every view shows each cell once, so that noise stays white; else ``"none"``.
     """
 
     def __init__(self, views: Sequence[str | View], shape: tuple[int, int, int] = (3, 64, 64)) -> None:
@@ -38,7 +38,8 @@ class IllusionCanvas:
         self.num_views, self.view_shape, self.size = len(self.views), (channels, h, w), (h, w)
         self._index = torch.stack([self._cells(view, h, w) for view in self.views])
         everything = torch.arange(h * w)
-        self.orthogonal = all(torch.equal(cells.flatten().sort().values, everything) for cells in self._index)
+        orthogonal = all(torch.equal(cells.flatten().sort().values, everything) for cells in self._index)
+        self.whiteness: Whiteness = "exact" if orthogonal else "none"
         signs = torch.tensor([float(view.sign) for view in self.views])
         self.signs = signs if bool((signs < 0).any()) else None
         ones = torch.ones(self.num_views, h, w, 1)
@@ -76,6 +77,12 @@ class IllusionCanvas:
         index = self._on(z.device).index[..., 0].long()
         signs = None if self.signs is None else self.signs.to(z.device)
         return ops.transform(z.expand(self.num_views, *z.shape[1:]), index, signs)
+
+    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
+        """As :meth:`project`; refused where a view shows cells twice or not at all, and noise would not stay white."""
+        if self.whiteness == "none":
+            raise ValueError("noise would not stay white, as a view of this canvas shows cells twice or not at all.")
+        return self.project(z)
 
     def adjoint(self, views: torch.Tensor) -> torch.Tensor:
         """``sum_i P_i^T x^i``: every view [N, C, h, w] put back into place, added up [1, C, h, w]."""

@@ -10,7 +10,7 @@ import torch
 
 from .. import ops
 from ..errors import check_int, check_pair, check_tensor, shape_text, shown
-from .base import Neighbours
+from .base import Neighbours, Whiteness
 
 MAX_WINDOWS = 100_000  # what lies above is a slip of the hand, and would fill the memory before it is seen
 
@@ -39,7 +39,7 @@ class WideCanvas:
     """
 
     signs: torch.Tensor | None = None
-    orthogonal = True
+    whiteness: Whiteness = "exact"
 
     def __init__(
         self, size: tuple[int, int], window: tuple[int, int], stride: int | tuple[int, int], loop: bool = False
@@ -89,6 +89,10 @@ class WideCanvas:
             got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
             raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
         return ops.crop(z, self._on(z.device), self.window)
+
+    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
+        """As :meth:`project`: windows are cells of the canvas, so noise stays white in them."""
+        return self.project(z)
 
     def adjoint(self, views: torch.Tensor) -> torch.Tensor:
         """``sum_i P_i^T x^i``: windows [N, C, h, w] summed into a canvas [1, C, H, W]."""

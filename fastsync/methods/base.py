@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -18,12 +18,13 @@ class Method:
     Attributes:
         orders: orders of work that the method allows, the fastest first.
         joins: whether it changes all views together once all have done a step (``synchronise``).
-        needs_orthogonal: whether noisy states pass from view to view, so that views must be permutations or crops.
+        noise: what becomes of noisy states: each view keeps its ``"own"``, they are ``"read"`` by other views, or
+            ``"merged"``, which only canvases of crops and permutations allow.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
     joins: ClassVar[bool] = False
-    needs_orthogonal: ClassVar[bool] = True
+    noise: ClassVar[Literal["own", "read", "merged"]] = "own"
 
     def view_order(self, canvas: Canvas) -> list[int]:
         """Views in the order in which they are worked."""

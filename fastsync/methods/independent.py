@@ -7,5 +7,3 @@ from .base import Method
 
 class Independent(Method):
     """Every view is sampled on its own; the canvas is the merge of the final views."""
-
-    needs_orthogonal = False

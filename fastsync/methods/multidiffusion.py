@@ -20,6 +20,7 @@ class MultiDiffusion(Method):
     """
 
     joins = True
+    noise = "merged"
 
     def __init__(self, weights: Literal["uniform", "gaussian"] = "uniform") -> None:
         self.weights = check_choice("weights", weights, ("uniform", "gaussian"))

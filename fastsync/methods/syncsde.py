@@ -28,6 +28,8 @@ class SyncSDE(Method):
             one where it exists and the stable one on flow models, which start at a = 0.
     """
 
+    noise = "read"
+
     def __init__(self, inv_lambda: float = 5.0, coupling: Rule | None = None) -> None:
         self.inv_lambda = check_number("inv_lambda", inv_lambda, minimum=0.0)
         self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))

@@ -18,7 +18,6 @@ class SyncTweedies(Method):
     """
 
     joins = True
-    needs_orthogonal = False
 
     def begin(self, run: Run) -> dict[int, torch.Tensor]:
         """Clean estimates of the step under way, by view."""

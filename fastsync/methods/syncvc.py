@@ -53,6 +53,7 @@ class SyncVC(Method):
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("wavefront", "sequential")
+    noise = "read"
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ def test_every_view_is_orthogonal_at_any_size(name, side):
     if name == "jigsaw" and side < 16:
         side = 32
     canvas = fs.IllusionCanvas(["identity", name], (2, side, side))
-    assert canvas.orthogonal and canvas.coverage.unique().tolist() == [2.0]
+    assert canvas.whiteness == "exact" and canvas.coverage.unique().tolist() == [2.0]
     z, x = randn(1, 2, side, side), randn(2, 2, side, side, seed=1)
     views = canvas.project(z)
     assert torch.equal(views[0], z[0])
@@ -156,16 +156,18 @@ def zoom(h, w):
 
 def test_a_view_that_repeats_cells_is_refused_where_noise_would_pass():
     canvas = fs.IllusionCanvas(["identity", fs.View("zoom", zoom)], (2, 8, 8))
-    assert not canvas.orthogonal
+    assert canvas.whiteness == "none"
     z, x = randn(1, 2, 8, 8), randn(2, 2, 8, 8, seed=1)
     torch.testing.assert_close((canvas.project(z) * x).sum(), (z * canvas.adjoint(x)).sum())
     torch.testing.assert_close(canvas.merge(canvas.project(z)), z)
     prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), (2, 8, 8), dtype=torch.float64)
     common = {"cond": randn(2, 2, 8, 8), "num_inference_steps": 2}
-    for method in (fs.MultiDiffusion(), fs.SyncSDE(), fs.SyncVC()):
-        with pytest.raises(ValueError, match="passes noisy states from view to view.*use SyncTweedies"):
+    for method in (fs.SyncSDE(), fs.SyncVC()):
+        with pytest.raises(ValueError, match="passes noise from view to view.*use SyncTweedies"):
             fs.sample(prior, canvas, method, **common)
-    with pytest.raises(ValueError, match="eta must be 0"):
+    with pytest.raises(ValueError, match="MultiDiffusion merges noisy states.*use SyncTweedies, or a canvas of crops"):
+        fs.sample(prior, canvas, fs.MultiDiffusion(), **common)
+    with pytest.raises(ValueError, match="eta above 0 passes noise"):
         fs.sample(prior, canvas, fs.SyncTweedies(), eta=0.5, **common)
     out = fs.sample(prior, canvas, fs.SyncTweedies(), generator=torch.Generator().manual_seed(0), **common)
     assert relative(canvas.project(canvas.merge(out.views)), out.views) < 1e-6
