@@ -13,6 +13,7 @@ from ..errors import check_choice, check_int, check_number, check_pair, check_te
 from .base import Neighbours, Whiteness
 
 Camera = tuple[float, float, float]
+UNSEEN = 1e-6  # weight up to which a cell counts as not seen: rounding
 RADIUS = 6  # cells around a pixel's own one among which it looks for noise that no other pixel of its view has
 
 
@@ -36,8 +37,7 @@ class PanoramaCanvas:
     stays white; a view's noisy neighbours are read at the nearest pixel.
 
     Args:
-        size: (H, W), in the prior's sample units. Cells should be about as large as pixels, W about 360 / fov windows
-            wide: finer canvases have cells between the pixels that no view reaches.
+        size: (H, W), in the prior's sample units; cells about as large as pixels, i.e. W about 360 / fov windows.
         cameras: (azimuth, elevation, horizontal field of view) in degrees, or None for two rings of five at the
             horizon (:data:`CAMERAS`); add :data:`POLES` for the zenith and the nadir.
         window: (h, w) of a view.
@@ -63,6 +63,7 @@ class PanoramaCanvas:
         rays = torch.stack([self._rays(camera) for camera in self.cameras])
         index, weight = self._bilinear(rays)
         self._taps = ops.Taps(index.int(), weight.float(), self.size).sort()
+        self._holes, self._hole_taps = self._between_pixels()
         self._own = torch.stack(
             [self._own_cells(view, camera) for view, camera in zip(rays, self.cameras, strict=True)]
         )
@@ -131,6 +132,33 @@ class PanoramaCanvas:
             "white: enlarge size, or take smaller windows or a wider field of view."
         )
 
+    def _between_pixels(self) -> tuple[torch.Tensor, ops.Taps]:
+        """Flat cells [M] that lie in a view's picture and no pixel reaches, and which pixels are around each.
+
+        The table reads the views below one another, [1, C, N h, w]; each cell the view that has it nearest its middle.
+        """
+        (h, w), rays = self.window, self._cell_rays()
+        nearest = torch.full(self.size, math.inf, dtype=torch.float64)
+        row, column = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
+        view = torch.zeros(self.size, dtype=torch.long)
+        for i in range(self.num_views):
+            inside, y, x = self._seen_by(i, rays)
+            away = torch.maximum((2 * y / max(1, h - 1) - 1).abs(), (2 * x / max(1, w - 1) - 1).abs())
+            better = inside & (away < nearest)
+            nearest, row, column = (torch.where(better, a, b) for a, b in ((away, nearest), (y, row), (x, column)))
+            view[better] = i
+        holes = ((self.coverage[0, 0] <= UNSEEN) & nearest.isfinite()).flatten().nonzero()[:, 0]
+        row, column, view = (t.flatten()[holes] for t in (row, column, view))
+        index, weight = [], []
+        for dy in (0, 1):
+            for dx in (0, 1):
+                y, x = (row.floor() + dy).clamp(max=h - 1), (column.floor() + dx).clamp(max=w - 1)
+                index.append((view * h + y.long()) * w + x.long())
+                weight.append((1 - (row - row.floor() - dy).abs()) * (1 - (column - column.floor() - dx).abs()))
+        shape = (1, len(holes), 1, 4)
+        tables = torch.stack(index, -1).int().reshape(shape), torch.stack(weight, -1).float().reshape(shape)
+        return holes, ops.Taps(*tables, (self.num_views * h, w))
+
     # ---- maps ---------------------------------------------------------------------------------------------------
 
     @property
@@ -166,7 +194,8 @@ class PanoramaCanvas:
 
         Args:
             weights: non-negative, [h, w] (the same for all views) or [N, 1, h, w]; all 1 if None.
-            previous: [1, C, H, W], kept where no view looks (0 if None).
+            previous: [1, C, H, W], kept where no view looks (0 if None). Cells in a view's picture that fall between
+                its pixels are interpolated from these.
             solver: ``"splat"``, ``sum P^T W x / sum P^T W 1``, fast; or ``"cg"``, the least squares itself, by
                 conjugate gradients on ``sum P^T W P z = sum P^T W x``: what was projected comes back as it was.
             iterations: of ``"cg"``.
@@ -183,11 +212,21 @@ class PanoramaCanvas:
             )
         taps = self._on(views.device)
         total, weight = ops.uv_accumulate(views, weights, taps)
-        seen = weight > 1e-6 * weight.max()
+        seen = weight > UNSEEN * weights.max()
         z = torch.where(seen, total / weight.where(seen, torch.ones_like(weight)), 0)
         if solver == "cg":
             z = self._least_squares(z, total, weights, weight.where(seen, torch.ones_like(weight)), seen, iterations)
-        return z if previous is None else torch.where(seen, z, previous)
+        if previous is not None:
+            z = torch.where(seen, z, previous)
+        return self._fill(z, views)
+
+    def _fill(self, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """The canvas with the cells between pixels filled in."""
+        if self._holes.device != z.device:
+            self._holes, self._hole_taps = self._holes.to(z.device), self._hole_taps.to(z.device)
+        below = views.transpose(0, 1).reshape(1, views.shape[1], -1, self.window[1])
+        between = ops.resample(below, self._hole_taps)[..., 0]
+        return z.flatten(2).index_copy(2, self._holes, between).reshape(z.shape)
 
     def _least_squares(
         self,

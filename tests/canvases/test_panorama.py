@@ -90,11 +90,23 @@ def test_least_squares_repeats_what_it_projected():
         assert error < float((canvas.project(other) - x).square().sum())
 
 
+def test_cells_between_pixels_are_filled_in():
+    # Four times as many cells as pixels each way: most lie between.
+    canvas, z = fs.PanoramaCanvas((144, 288), CAMERAS, (16, 16)), sphere((144, 288))
+    back = canvas.merge(canvas.project(z), previous=torch.full_like(z, 9.0))
+    latitude = sphere((144, 288))[0, 1, :, 0].asin().rad2deg()
+    ring_of_views = latitude.abs() < 28  # inside the pictures of all cameras
+    assert float((canvas.coverage[0, 0][ring_of_views] == 0).float().mean()) > 0.4
+    assert float((back - z)[:, :, ring_of_views].abs().max()) < 0.08
+    assert bool((back[:, :, latitude.abs() > 40] == 9.0).all())
+
+
 def test_cells_that_nobody_sees_keep_what_they_had():
     canvas = fs.PanoramaCanvas(SIZE, CAMERAS, (12, 12))
     previous = randn(1, 2, *SIZE)
     z = canvas.merge(randn(10, 2, 12, 12, seed=1), previous=previous)
     unseen = canvas.coverage[0, 0] == 0
+    unseen[8:-8] = False  # what lies between pixels is filled in
     assert bool(unseen[0].all()) and torch.equal(z[..., unseen], previous[..., unseen])
 
 
