@@ -22,7 +22,7 @@ class Size:
     pixels: int = 128
     latent_channels: int = 12
     vae_channels: tuple[int, ...] = (32, 64, 96, 96)
-    unet_channels: tuple[int, ...] = (64, 96, 160)
+    unet_channels: tuple[int, ...] = (128, 128, 128)
     text_width: int = 128
     text_layers: int = 3
     tokens: int = 24
