@@ -98,7 +98,8 @@ def _grid(stage: Mapping[str, tuple[float, ...]], best: Settings) -> Iterator[Se
 
 
 def _missed(rows: Mapping[str, Mapping[str, float]], name: str) -> float:
-    return round(sum(excess(rows[name], rows["independent"]).values()), 3)
+    """By how much the final test's bounds are missed, in steps of 0.05: four pictures do not tell less apart."""
+    return round(20 * sum(excess(rows[name], rows["independent"]).values())) / 20
 
 
 if __name__ == "__main__":
