@@ -365,7 +365,7 @@ def test_the_pipeline_is_left_as_it_was(method):
 @pytest.mark.parametrize(
     "name",
     ["PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler",
-     "UniPCMultistepScheduler", "DDPMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler"],
+     "UniPCMultistepScheduler", "DDPMScheduler", "HeunDiscreteScheduler"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pipelines_with_other_schedulers_run_by_ddim(name):

@@ -1,5 +1,6 @@
 """The training stages at a tiny size: they run, resume exactly, and export what diffusers can load."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -76,19 +77,21 @@ def test_a_resumed_stage_ends_like_an_uninterrupted_one(trained, tmp_path, stage
 def _stop_after(run, stage, steps):
     from fastsync.zoo.training import run as module
 
-    save, written = module.save_atomically, []
+    replacing, written = module.replacing, []
 
     class Interrupted(Exception):
         pass
 
-    def stop(path, write):
-        save(path, write)
+    @contextmanager
+    def stop(path):
+        with replacing(path) as temporary:
+            yield temporary
         written.append(path)
         if len(written) == steps:
             raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "save_atomically", stop)
+        patch.setattr(module, "replacing", stop)
         patch.setattr(module, "SAVE_EVERY", 0.0)
         with pytest.raises(Interrupted):
             train(run, stage)
