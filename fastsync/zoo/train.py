@@ -26,14 +26,17 @@ class Stage(str, Enum):
     adopt = "adopt"
 
 
-def train(run: Run, stage: Stage, pictures: int = 12_000, target: Path | None = None) -> None:
-    """Runs one stage, or all of them; each begins from what the earlier ones left in the run's folder."""
+GLYPH_STAGES = (Stage.data, Stage.classifier, Stage.unet, Stage.export)  # pixels: no autoencoder, no latents
+
+
+def train(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
+    """Runs one stage of `scenes`, or all of them; each begins from what the earlier ones left in the run's folder."""
     from fastsync.zoo.training import adopt, classifier, data, denoiser, export, latents, vae
 
     wanted = [s for s in Stage if s not in (Stage.all, Stage.adopt)] if stage is Stage.all else [stage]
     for one in wanted:
         if one is Stage.data:
-            data.paint(run, pictures)
+            data.paint(run, pictures or 12_000)
         elif one is Stage.adopt:
             adopt.adopt(run)
         elif one is Stage.classifier:
@@ -50,22 +53,41 @@ def train(run: Run, stage: Stage, pictures: int = 12_000, target: Path | None = 
             export.export(run, target)
 
 
+def train_glyphs(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
+    """As `train`, for `glyphs`."""
+    from fastsync.zoo.training import glyphs
+
+    for one in GLYPH_STAGES if stage is Stage.all else [stage]:
+        if one is Stage.data:
+            glyphs.paint(run, pictures or 30_000)
+        elif one is Stage.classifier:
+            glyphs.train_classifier(run)
+        elif one is Stage.unet:
+            glyphs.train_denoiser(run)
+        else:
+            glyphs.export(run, target)
+
+
 def main(
-    name: Annotated[str, typer.Argument(help="The prior to train: scenes.")] = "scenes",
+    name: Annotated[str, typer.Argument(help="The prior to train: scenes or glyphs.")] = "scenes",
     stage: Annotated[Stage, typer.Option(help="One stage, or all in order.")] = Stage.all,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Time for each trained stage; drives its schedule.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each trained stage, instead of minutes.")] = None,
     batch: Annotated[int | None, typer.Option(help="Batch size of the trained stages.")] = None,
-    pictures: Annotated[int, typer.Option(help="Wide pictures of the data stage.")] = 12_000,
+    pictures: Annotated[int | None, typer.Option(help="Pictures of the data stage.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of data and checkpoints.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from what the folder holds.")] = True,
     target: Annotated[Path | None, typer.Option(help="Folder the export fills; default: the package's own.")] = None,
 ) -> None:
     """Train an embedded prior, stage by stage, resumable after any interruption."""
-    if name != "scenes":
-        raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: scenes.")
+    if name not in ("scenes", "glyphs"):
+        raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: scenes, glyphs.")
+    if name == "glyphs" and stage is not Stage.all and stage not in GLYPH_STAGES:
+        raise typer.BadParameter(
+            f"glyphs has no stage {stage.value!r}; it has {', '.join(s.value for s in GLYPH_STAGES)}."
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("this machine has no usable CUDA device; pass --device cpu.")
     if minutes is not None and steps is not None:
@@ -79,7 +101,7 @@ def main(
         batch=batch,
         resume=resume,
     )
-    train(run, stage, pictures, target)
+    (train if name == "scenes" else train_glyphs)(run, stage, pictures, target)
 
 
 if __name__ == "__main__":

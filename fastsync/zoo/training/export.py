@@ -26,17 +26,17 @@ def export(run: Run, target: Path | None = None) -> None:
     done = False
     if (run.work / "classifier.pt").is_file():
         model = SceneClassifier()
-        model.load_state_dict(_read(run, "classifier")["average"]["model"])
-        _replace_folder(target / "scenes-classifier", model.save)
+        model.load_state_dict(read_checkpoint(run, "classifier")["average"]["model"])
+        replace_folder(target / "scenes-classifier", model.save)
         done = True
     if (run.work / "unet.pt").is_file():
-        _replace_folder(target / "scenes", lambda folder: _save_pipeline(run, folder))
+        replace_folder(target / "scenes", lambda folder: _save_pipeline(run, folder))
         done = True
     if not done:
         raise FileNotFoundError(f"There is nothing to export in {run.work}; run the earlier stages first.")
 
 
-def _read(run: Run, stage: str) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
+def read_checkpoint(run: Run, stage: str) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
     state: dict[str, dict[str, dict[str, torch.Tensor]]] = torch.load(
         run.work / f"{stage}.pt", map_location="cpu", weights_only=True
     )
@@ -45,20 +45,20 @@ def _read(run: Run, stage: str) -> dict[str, dict[str, dict[str, torch.Tensor]]]
 
 def _save_pipeline(run: Run, folder: Path) -> None:
     tokenizer = load_tokenizer(run.work)
-    average = _read(run, "unet")["average"]
+    average = read_checkpoint(run, "unet")["average"]
     unet, vae, text_encoder = make_unet(run.size), make_vae(run.size), make_text_encoder(tokenizer, run.size)
     unet.load_state_dict(average["unet"])
     text_encoder.load_state_dict(average["text_encoder"])
     vae.load_state_dict(torch.load(run.work / "latents.pt", map_location="cpu", weights_only=True))
     if (run.work / "decoder.pt").is_file():
-        for name, weights in _read(run, "decoder")["average"].items():
+        for name, weights in read_checkpoint(run, "decoder")["average"].items():
             getattr(vae, name).load_state_dict(weights)
     make_pipeline(tokenizer, text_encoder, vae.half(), unet.half()).save_pretrained(folder)
     # Older releases of transformers read the tokenizer from these two.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
 
 
-def _replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
+def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
     """`fill` writes into a fresh folder, which then takes the place of `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
