@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastsync as fs
 from fastsync.metrics import crispness, histogram_distance, overlap_disagreement
-from fastsync.pipeline import METHODS, SyncPipelineOutput
+from fastsync.task import METHODS, SyncPipelineOutput
 from fastsync.zoo.classifier import HEADS, SceneClassifier
 
 WINDOWS = 4

@@ -1,26 +1,31 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-from .canvases import Canvas, IllusionCanvas, PanoramaCanvas, View, WideCanvas
-from .methods import Independent, Method, MultiDiffusion, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
-from .pipeline import SyncPipeline, SyncPipelineOutput
-from .priors import DiffusersPrior, FunctionPrior, Prediction, Prior
+from .canvases import Canvas, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas
+from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
+from .pipeline import SyncPipeline
+from .priors import DeepFloydPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
 from .run import Stats
 from .sampler import SyncOutput, sample
+from .task import Options, SyncPipelineOutput
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Canvas",
+    "DeepFloydPrior",
     "DiffusersPrior",
     "FunctionPrior",
     "IllusionCanvas",
     "Independent",
+    "MaskCanvas",
     "Method",
     "MultiDiffusion",
+    "Options",
     "PanoramaCanvas",
     "Prediction",
     "Prior",
     "Stats",
+    "StochSync",
     "SyncOutput",
     "SyncDiffusion",
     "SyncPipeline",

@@ -12,9 +12,12 @@ import typer
 
 from . import doctor as health
 from . import zoo
+from .animation import check_animation_path, save_animation
+from .canvases.illusion_views import VIEWS
 from .errors import check_choice, check_device
 from .pictures import check_picture_path, save_picture
-from .pipeline import METHODS, SyncPipeline
+from .pipeline import SyncPipeline
+from .task import METHODS, Options, SyncPipelineOutput
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -27,58 +30,168 @@ app = typer.Typer(
 )
 
 
+Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
+Negative = Annotated[str | None, typer.Option(help="What it should not show.")]
+MethodName = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
+Model = Annotated[
+    str, typer.Option(help="A prior of the zoo (see `fastsync zoo`), a folder in diffusers' format, or a hub name.")
+]
+Steps = Annotated[int, typer.Option(help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")]
+MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; fewer need less memory.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")]
+Dtype = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(DTYPES)}; float16 on a GPU, else float32, if not given.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="A .png, .jpg or .webp file.")]
+
+
 @app.command()
 def wide(
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
-    negative: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
+    prompt: Prompt,
+    negative: Negative = None,
     width: Annotated[int | None, typer.Option(help="Pixels; four windows' worth if not given.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; one window if not given.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring windows share.")] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "syncvc",
-    model: Annotated[
-        str, typer.Option(help="A prior of the zoo (see `fastsync zoo`), a folder in diffusers' format, or a hub name.")
-    ] = "scenes",
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(help="Most windows in one network call; fewer need less memory.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(DTYPES)}; float16 on a GPU, else float32, if not given.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .jpg or .webp file.")] = Path("out.png"),
+    loop: Annotated[bool, typer.Option("--loop", help="Let the right border continue on the left one.")] = False,
+    method: MethodName = "syncvc",
+    model: Model = "scenes",
+    steps: Steps = 50,
+    guidance: Guidance = None,
+    max_batch: MaxBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Output = Path("out.png"),
 ) -> None:
     """Sample a wide picture. PNG files carry all that is needed to make them again."""
     with _one_sentence():
         check_picture_path(output)
-        # Before the model is loaded, which may take long.
-        check_choice("method", method, METHODS)
-        sync = _load(model, device, dtype)
+        sync = _load(model, device, dtype, method)
         out = sync.wide(
             prompt,
-            negative_prompt=negative,
             width=width,
             height=height,
             overlap=overlap,
-            method=method,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            max_batch=max_batch,
-            seed=seed,
+            loop=loop,
+            **_options(negative, method, steps, guidance, max_batch, seed),
         )
-        versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
-        save_picture(
-            out.images[0],
-            output,
-            # The model under the name that --model takes.
-            {**out.parameters, "model": model, "device": sync.pipe.device.type, "versions": versions},
+        _save(out, output, model, sync)
+
+
+@app.command()
+def panorama(
+    prompt: Prompt,
+    negative: Negative = None,
+    width: Annotated[int | None, typer.Option(help="360 degrees in pixels.")] = None,
+    poles: Annotated[bool, typer.Option("--poles", help="The whole sphere, up and down included.")] = False,
+    method: MethodName = "syncvc",
+    model: Model = "scenes",
+    steps: Steps = 50,
+    guidance: Guidance = None,
+    max_batch: MaxBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Output = Path("out.png"),
+) -> None:
+    """Sample a 360-degree picture (equirectangular, with the metadata by which viewers let one look around)."""
+    with _one_sentence():
+        check_picture_path(output)
+        sync = _load(model, device, dtype, method)
+        out = sync.panorama(
+            prompt, width=width, poles=poles, **_options(negative, method, steps, guidance, max_batch, seed)
         )
-        typer.echo(
-            f"{output}: {out.parameters['width']}x{out.parameters['height']} pixels, {method}, seed "
-            f"{out.parameters['seed']}, {out.stats.evaluations} view-evaluations in {out.stats.seconds:.1f} s"
+        _save(out, output, model, sync, panorama=True)
+
+
+@app.command()
+def illusion(
+    prompts: Annotated[list[str], typer.Argument(help="What the picture shows, and what each view of it shows.")],
+    view: Annotated[
+        list[str] | None, typer.Option(help=f"For each prompt after the first, one of {', '.join(VIEWS)}.")
+    ] = None,
+    negative: Negative = None,
+    method: MethodName = "syncvc",
+    model: Model = "glyphs",
+    steps: Steps = 50,
+    guidance: Guidance = None,
+    max_batch: MaxBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Output = Path("out.png"),
+) -> None:
+    """Sample a picture that shows something else when it is turned or taken apart.
+
+    Beside the picture, say out.png, it writes what each view shows (out_rotate_180.png) and an animation from one to
+    the other (out.gif).
+    """
+    with _one_sentence():
+        check_picture_path(output)
+        views = view or ["rotate_180"] * (len(prompts) == 2)
+        if len(prompts) != len(views) + 1:
+            raise ValueError(
+                f"{len(prompts)} prompts need {len(prompts) - 1} --view, got {len(views)}: the first prompt is what "
+                "the picture shows as it is."
+            )
+        for name in views:
+            check_choice("view", name, VIEWS)
+        shown = [output.with_name(f"{output.stem}_{name}{output.suffix}") for name in views]
+        animation = output.with_suffix(".gif")
+        if len(set(shown)) < len(shown):
+            raise ValueError("a view was given twice: each view shows one thing, so name different ones.")
+        for path in shown:
+            check_picture_path(path)
+        check_animation_path(animation)
+        sync = _load(model, device, dtype, method)
+        out = sync.illusion(
+            list(zip(["identity", *views], prompts, strict=True)),
+            **_options(negative, method, steps, guidance, max_batch, seed),
         )
+        for image, path in zip(out.images[2:], shown, strict=True):
+            save_picture(image, path)
+        save_animation(out.images[0], out.canvas.views, animation)
+        _save(out, output, model, sync)
+        typer.echo(f"{', '.join(map(str, shown))}: what the views show; {animation}: from one to the other")
+
+
+@app.command()
+def compose(
+    background: Annotated[str, typer.Argument(help="What is seen where no mask is.")],
+    mask: Annotated[list[Path], typer.Option(help="A picture, white where its prompt holds; once for each region.")],
+    prompt: Annotated[list[str], typer.Option(help="What is seen in the region of the mask of the same number.")],
+    whole: Annotated[
+        str | None, typer.Option(help="A prompt for all of the picture; the others, joined, if not given.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; the model's own window if not given.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; the model's own window if not given.")] = None,
+    negative: Negative = None,
+    method: MethodName = "syncvc",
+    model: Model = "scenes",
+    steps: Steps = 50,
+    guidance: Guidance = None,
+    max_batch: MaxBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Output = Path("out.png"),
+) -> None:
+    """Sample a picture whose regions follow prompts of their own."""
+    with _one_sentence():
+        check_picture_path(output)
+        sync = _load(model, device, dtype, method)
+        out = sync.compose(
+            mask,
+            prompt,
+            background=background,
+            prompt=whole,
+            width=width,
+            height=height,
+            **_options(negative, method, steps, guidance, max_batch, seed),
+        )
+        _save(out, output, model, sync)
 
 
 @app.command()
@@ -121,7 +234,9 @@ def _one_sentence() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _load(model: str, device: str | None, dtype: str | None) -> SyncPipeline:
+def _load(model: str, device: str | None, dtype: str | None, method: str) -> SyncPipeline:
+    # What is wrong with the rest is said before the model is loaded, which may take long.
+    check_choice("method", method, METHODS)
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
     if device is not None:
@@ -134,3 +249,28 @@ def _load(model: str, device: str | None, dtype: str | None) -> SyncPipeline:
     except ValueError:  # no name of the zoo; where only the weights are missing, its own sentence goes out
         return SyncPipeline.from_pretrained(model, **placed)
     return SyncPipeline.from_zoo(model, **placed)
+
+
+def _options(
+    negative: str | None, method: str, steps: int, guidance: float | None, max_batch: int | None, seed: int | None
+) -> Options:
+    return {
+        "negative_prompt": negative,
+        "method": method,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "max_batch": max_batch,
+        "seed": seed,
+    }
+
+
+def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, panorama: bool = False) -> None:
+    versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
+    # The model under the name that --model takes.
+    metadata = {**out.parameters, "model": model, "device": sync.pipe.device.type, "versions": versions}
+    image = out.images[0]
+    save_picture(image, path, metadata, panorama=panorama)
+    typer.echo(
+        f"{path}: {image.width}x{image.height} pixels, {out.parameters['method']}, seed {out.parameters['seed']}, "
+        f"{out.stats.evaluations} view-evaluations in {out.stats.seconds:.1f} s"
+    )

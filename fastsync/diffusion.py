@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -77,6 +77,10 @@ class StepTable:
     def stochastic(self) -> bool:
         """Whether any step adds noise."""
         return bool((self.sigma > 0).any())
+
+    def to(self, device: torch.device) -> StepTable:
+        """The table on a device."""
+        return replace(self, **{column.name: getattr(self, column.name).to(device) for column in fields(self)})
 
 
 class NoiseSchedule:
@@ -209,6 +213,24 @@ class NoiseSchedule:
         else:
             variance = (b_next / b) ** 2 * (b**2 - (a / a_next) ** 2 * b_next**2)
             sigma = eta * variance.clamp(min=0).sqrt()
+        return self._table(times, a_next, b_next, sigma)
+
+    def table_at(self, times: torch.Tensor) -> StepTable:
+        """The table of deterministic steps from each of ``times`` to the next, and from the last to the clean end.
+
+        Args:
+            times: [T], falling, as the network takes them: int64 below ``num_train_timesteps``, or float32 for flow.
+
+        The clean end is ``a = 1, b = 0``, on discrete schedules diffusers' ``final_alpha_cumprod``.
+        """
+        a, b = self.coefficients(times)
+        end = 1.0 if self.kind == "flow" else self._abar_final
+        a_end, b_end = (math.sqrt(end), math.sqrt(1.0 - end))
+        a_next, b_next = torch.cat([a[1:], a.new_tensor([a_end])]), torch.cat([b[1:], b.new_tensor([b_end])])
+        return self._table(times, a_next, b_next, torch.zeros_like(a))
+
+    def _table(self, times: torch.Tensor, a_next: torch.Tensor, b_next: torch.Tensor, sigma: torch.Tensor) -> StepTable:
+        a, b = self.coefficients(times)
         direction = (b_next**2 - sigma**2).clamp(min=0).sqrt()
         progress = times.double() / float(times[0]) if float(times[0]) > 0 else torch.ones_like(a)
         return StepTable(

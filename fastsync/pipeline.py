@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import zoo
-from .canvases import WideCanvas
-from .errors import check_choice, check_device, check_int, check_number, shown
-from .methods import Independent, Method, MultiDiffusion, SyncSDE, SyncTweedies, SyncVC
-from .priors import DiffusersPrior
-from .run import Stats
-from .sampler import sample
-from .scheduling import Order
+from . import priors, zoo
+from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
+from .errors import check_device, check_int, check_number, shown
+from .masks import read_masks
+from .priors import DeepFloydPrior, DiffusersPrior
+from .sampler import SyncOutput
+from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
 
-METHODS: dict[str, type[Method]] = {
-    "syncvc": SyncVC,
-    "multidiffusion": MultiDiffusion,
-    "synctweedies": SyncTweedies,
-    "syncsde": SyncSDE,
-    "independent": Independent,
-}
-OutputType = Literal["pil", "np", "pt", "latent"]
-
-
-@dataclass(frozen=True)
-class SyncPipelineOutput:
-    """What a task of :class:`SyncPipeline` returns.
-
-    Attributes:
-        images: as ``output_type`` says: PIL images, an array [1, H, W, 3] or tensor [1, 3, H, W] in [0, 1], or latents.
-        latents: the canvas [1, C, H/f, W/f].
-        views: the final views [N, C, h, w], in latent cells.
-        canvas: the canvas object, which knows the views' places.
-        stats: what the run spent.
-        parameters: everything that is needed to make the picture again, ready for JSON.
-    """
-
-    images: Any
-    latents: torch.Tensor
-    views: torch.Tensor
-    canvas: WideCanvas
-    stats: Stats
-    parameters: dict[str, Any]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SyncPipeline:
     """Synchronised sampling around a diffusers pipeline that you already have.
 
     Args:
-        pipe: a ``StableDiffusionPipeline``, on its device, in its dtype, with its scheduler (which is run by DDIM with
-            the scheduler's own times and betas). The pipeline itself is not changed, and its safety checker is not run.
+        pipe: a ``StableDiffusionPipeline`` or a first-stage ``IFPipeline``, on its device, in its dtype, with its
+            scheduler (which is run by DDIM with the scheduler's own times and betas). The pipeline itself is not
+            changed, and its safety checker is not run.
         guidance_scale: default of the tasks' argument of this name.
 
     Raises:
@@ -67,7 +39,7 @@ class SyncPipeline:
         self.pipe = pipe
         self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
-        DiffusersPrior(pipe)  # refuses early what no task could use
+        priors.wrap(pipe)  # refuses early what no task could use
 
     @classmethod
     def from_zoo(
@@ -129,7 +101,7 @@ class SyncPipeline:
     @property
     def window_pixels(self) -> tuple[int, int]:
         """(height, width) of one view in pixels: the size that the model was trained at."""
-        prior = DiffusersPrior(self.pipe)
+        prior = priors.wrap(self.pipe)
         return prior.window[0] * prior.scale, prior.window[1] * prior.scale
 
     def wide(
@@ -140,20 +112,7 @@ class SyncPipeline:
         width: int | None = None,
         overlap: int | None = None,
         loop: bool = False,
-        method: str | Method = "syncvc",
-        negative_prompt: str | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float | None = None,
-        eta: float = 0.0,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        latents: torch.Tensor | None = None,
-        order: Order | None = None,
-        max_batch: int | None = None,
-        output_type: OutputType = "pil",
-        progress: bool = True,
-        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **options: Unpack[Options],
     ) -> SyncPipelineOutput:
         """A picture of any size from overlapping windows of the model's own size.
 
@@ -164,27 +123,11 @@ class SyncPipeline:
                 (with ``loop`` the width must fill its cells, or the cut would be seen).
             overlap: pixels that neighbouring windows share, a quarter of the window if None.
             loop: close the picture in x, so that its right border continues on its left.
-            method: ``"syncvc"``, ``"multidiffusion"``, ``"independent"``, or a method object with your settings.
-            negative_prompt, num_inference_steps, guidance_scale, eta, generator, latents, output_type: as in diffusers;
-                ``latents`` is [1, C, H/f, W/f] or one for each window, [N, C, h, w].
-            seed: makes the picture repeatable (instead of ``generator``); drawn and recorded if neither is given.
-            order, max_batch: as in :func:`fastsync.sample`.
-            progress: show a progress bar.
-            callback_on_step_end: ``f(pipe, step, t, {"latents": views}) -> {} or {"latents": views}``, as in diffusers.
-            callback_on_step_end_tensor_inputs: what the callback wants to see; there is only ``"latents"``.
+            **options: :class:`fastsync.Options`.
         """
-        prior = DiffusersPrior(self.pipe)
+        check_options("wide", options)
+        prior = priors.wrap(self.pipe)
         scale, (h, w) = prior.scale, prior.window
-        steps = check_int("num_inference_steps", num_inference_steps)
-        eta = check_number("eta", eta, minimum=0.0, maximum=1.0)
-        guidance = check_number("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            raise TypeError(f"callback_on_step_end must be callable, got {shown(callback_on_step_end)}.")
-        if list(callback_on_step_end_tensor_inputs) not in ([], ["latents"]):
-            raise ValueError(
-                "callback_on_step_end_tensor_inputs must be ['latents'], got "
-                f"{shown(callback_on_step_end_tensor_inputs)}."
-            )
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
         for name, side, cells in (("height", height, h), ("width", width, w)):
@@ -205,80 +148,220 @@ class SyncPipeline:
                 f"width must be a multiple of {scale} pixels (a latent cell) with loop=True, got {width}: use "
                 f"{width - width % scale} or {width - width % scale + scale}."
             )
-        canvas = WideCanvas(
-            (-(-height // scale), -(-width // scale)), window=(h, w), stride=(h - cells, w - cells), loop=loop
+        size = (-(-height // scale), -(-width // scale))
+        canvas = WideCanvas(size, window=(h, w), stride=(h - cells, w - cells), loop=loop)
+        return run(
+            prior,
+            canvas,
+            method_of(options),
+            check_prompts(prompt, canvas.num_views, "window"),
+            lambda out: _decode(prior, out.canvas, loop)[..., :height, :width],
+            {
+                "task": "wide",
+                "model": self.name,
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "height": height,
+                "width": width,
+                "overlap": overlap,
+                "loop": loop,
+            },
+            self.guidance_scale,
+            options,
         )
-        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        if isinstance(method, str):
-            method = METHODS[check_choice("method", method, METHODS)]()
-        if seed is not None and generator is not None:
-            raise ValueError("seed and generator were both given: pass one of them.")
-        if generator is None:
-            seed = secrets.randbelow(2**32) if seed is None else check_int("seed", seed, minimum=0)
-            if seed >= 2**64:
-                raise ValueError(f"seed must be under 2**64, got {seed}: choose a smaller one.")
-            generator = torch.Generator().manual_seed(seed)
-        if isinstance(prompt, Sequence) and not isinstance(prompt, str) and len(prompt) not in (1, canvas.num_views):
-            raise ValueError(
-                f"prompt must be one or {canvas.num_views} strings (one a window), got {len(prompt)}: the picture has "
-                f"{canvas.num_views} windows."
-            )
-        cond, uncond = prior.encode_prompt(prompt, negative_prompt)
-        out = sample(
+
+    def panorama(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        width: int | None = None,
+        poles: bool = False,
+        cameras: Sequence[Camera] | None = None,
+        **options: Unpack[Options],
+    ) -> SyncPipelineOutput:
+        """A 360° picture, equirectangular, from perspective views around the viewer.
+
+        The views are sampled on a sphere in the prior's own cells (StochSync: in pixels); their decoded pictures are
+        then painted onto the sphere.
+
+        Args:
+            prompt: one for all cameras, or one a camera.
+            width: 360° in pixels, an even number; by default as fine as the views are in their middle.
+            poles: look up and down as well: the whole sphere, with eight more views. Else the views look around the
+                horizon, and the picture is the band that they show at every azimuth.
+            cameras: (azimuth, elevation, horizontal field of view) in degrees, instead of these.
+            **options: :class:`fastsync.Options`.
+        """
+        check_options("panorama", options)
+        if cameras is not None and poles:
+            raise ValueError("poles and cameras were both given: add fastsync.canvases.POLES to your cameras.")
+        prior, method = priors.wrap(self.pipe), method_of(options)
+        if cameras is None:
+            # StochSync alternates between sets of views side by side. All others go round the horizon, each view with
+            # room between its neighbours, in which the last one passes from the one before it to the first.
+            cameras = (CAMERAS if method.pixels else ring(8, fov=65.0)) + (POLES if poles else [])
+        given = list(cameras)
+        in_pixels = method.pixels and prior.scale > 1
+        window = self.window_pixels if in_pixels else prior.window
+        rows = PanoramaCanvas.rows_for(given, window)
+        canvas = PanoramaCanvas((rows, 2 * rows), given, window)
+        if width is None:
+            # A pixel of a view's middle is 1 / focal length.
+            narrowest = min(fov for _, _, fov in canvas.cameras)
+            width = 2 * round(math.pi * self.window_pixels[1] / 2 / math.tan(math.radians(narrowest) / 2))
+        elif check_int("width", width, minimum=8) % 2:
+            raise ValueError(f"width must be even, got {width}: use {width + 1}.")
+        size = (int(width) // 2, int(width))
+
+        def paint(out: SyncOutput) -> torch.Tensor:
+            pictures = out.views if in_pixels else torch.cat([prior.decode(view) for view in out.views.split(4)])
+            picture, seen = canvas.paint(pictures.float(), size)
+            # The band around the horizon that has no gap; all of the sphere where that has none.
+            whole = int(seen.all(1).int()[size[0] // 2 :].cumprod(0).sum())
+            if whole < size[0] // 2:
+                whole = int(0.97 * whole)  # less the last pixels of the views
+            return picture[..., size[0] // 2 - whole : size[0] // 2 + whole, :] if whole else picture
+
+        return run(
             prior,
             canvas,
             method,
-            cond=cond,
-            # diffusers' rule: guidance is on above 1.
-            uncond=uncond if guidance > 1 else None,
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            eta=eta,
-            latents=latents,
-            generator=generator,
-            order=order,
-            max_batch=max_batch,
-            progress=progress,
-            callback=None if callback_on_step_end is None else _Callback(self.pipe, callback_on_step_end),
+            check_prompts(prompt, canvas.num_views, "camera"),
+            paint,
+            {
+                "task": "panorama",
+                "model": self.name,
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "width": size[1],
+                "cameras": [list(camera) for camera in canvas.cameras],
+            },
+            self.guidance_scale,
+            options,
         )
-        images = out.canvas
-        if output_type != "latent":
-            with torch.no_grad():
-                pixels = _decode(prior, out.canvas, loop)[..., :height, :width]
-            images = self.pipe.image_processor.postprocess(pixels.float(), output_type=output_type)
-        self.pipe.maybe_free_model_hooks()  # models offloaded by accelerate go back to where they wait
-        parameters = {
-            "task": "wide",
-            "model": self.name,
-            "prompt": prompt if isinstance(prompt, str) else list(prompt),
-            "negative_prompt": negative_prompt,
-            "height": height,
-            "width": width,
-            "overlap": overlap,
-            "loop": loop,
-            "method": next((k for k, v in METHODS.items() if type(method) is v), type(method).__name__),
-            "method_settings": _settings(method),
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            "eta": eta,
-            "scheduler": type(self.pipe.scheduler).__name__,
-            "seed": seed,
-            "dtype": str(prior.dtype).removeprefix("torch."),
-        }
-        return SyncPipelineOutput(images, out.canvas, out.views, canvas, out.stats, parameters)
+
+    def illusion(self, views: Sequence[tuple[str | View, str]], **options: Unpack[Options]) -> SyncPipelineOutput:
+        """A picture that shows something else in each view: turned, flipped, taken apart.
+
+        Args:
+            views: ``[(view, prompt), ...]``, two or more; a view is a name of ``fastsync.IllusionCanvas`` or a
+                :class:`fastsync.View`. The first is usually ``"identity"``.
+            **options: :class:`fastsync.Options`.
+
+        Returns:
+            :class:`SyncPipelineOutput`; ``images`` holds the picture and then what each view shows of it. Pixel-space
+            priors (``IFPipeline``, the zoo's ``glyphs``) do this well; in latents most views are not exact.
+        """
+        check_options("illusion", options)
+        if not isinstance(views, (list, tuple)) or len(views) < 2:
+            raise ValueError(
+                f"views must be two or more pairs (view, prompt), got {shown(views)}: pass e.g. [('identity', 'a 6'), "
+                "('rotate_180', 'a 9')]."
+            )
+        for pair in views:
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise TypeError(f"views must be pairs (view, prompt), got {shown(pair)}.")
+        prior = priors.wrap(self.pipe)
+        names = [view for view, _ in views]
+        canvas = IllusionCanvas(names, shape=prior.view_shape)
+        pixels = IllusionCanvas(names, shape=(3, prior.window[0] * prior.scale, prior.window[1] * prior.scale))
+
+        def paint(out: SyncOutput) -> torch.Tensor:
+            picture = prior.decode(out.canvas)
+            return torch.cat([picture, pixels.project(picture)])
+
+        return run(
+            prior,
+            canvas,
+            method_of(options),
+            [prompt for _, prompt in views],
+            paint,
+            {
+                "task": "illusion",
+                "model": self.name,
+                "views": [view.name for view in canvas.views],
+                "prompt": [prompt for _, prompt in views],
+            },
+            self.guidance_scale,
+            options,
+        )
+
+    def compose(
+        self,
+        masks: Any = None,
+        prompts: Sequence[str] | None = None,
+        *,
+        regions: Sequence[tuple[Any, str]] | None = None,
+        background: str = "",
+        prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **options: Unpack[Options],
+    ) -> SyncPipelineOutput:
+        """A picture whose regions follow prompts of their own.
+
+        Args:
+            masks, prompts: K prompts and K masks, each a file, PIL image, or array or tensor [H, W] in [0, 1] (or bool,
+                or bytes). White is the region. Soft and overlapping masks are legal; later ones lie over earlier ones.
+            regions: the same as ``[(mask, prompt), ...]``.
+            background: what is seen where no mask is.
+            prompt: of the whole picture, for the methods that have a view of it (SyncSDE, SyncVC); the others' joined
+                by commas if None.
+            height, width: in pixels; the model's own window if None. Other sizes ask the model for windows that it was
+                not trained at.
+            **options: :class:`fastsync.Options`.
+        """
+        check_options("compose", options)
+        if regions is not None:
+            if masks is not None or prompts is not None:
+                raise ValueError("regions and masks or prompts were both given: pass one of them.")
+            masks, prompts = [mask for mask, _ in regions], [text for _, text in regions]
+        if masks is None or prompts is None or len(masks) != len(prompts) or not len(masks):
+            count = [None if given is None else len(given) for given in (masks, prompts)]
+            raise ValueError(
+                f"masks and prompts must be equally many, one or more, got {count[0]} masks and {count[1]} prompts: "
+                "pass regions=[(mask, prompt), ...]."
+            )
+        window = None
+        scale = priors.wrap(self.pipe).scale
+        if height is not None or width is not None:
+            default = self.window_pixels
+            sides = [
+                default[n] if side is None else check_int(("height", "width")[n], side)
+                for n, side in enumerate((height, width))
+            ]
+            # The UNet halves its input some times, so sides are windows of whole coarsest cells.
+            step = scale * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+            for name, side in zip(("height", "width"), sides, strict=True):
+                if side % step:
+                    raise ValueError(f"{name} must be a multiple of {step} pixels for this model, got {side}.")
+            window = (sides[0] // scale, sides[1] // scale)
+        prior = priors.wrap(self.pipe, window=window)
+        canvas = MaskCanvas(read_masks(masks, prior.window))
+        method = method_of(options)
+        texts = [background, *prompts]
+        if method.noise == "read":
+            texts.append(", ".join(text for text in texts if text) if prompt is None else prompt)
+        return run(
+            prior,
+            canvas,
+            method,
+            texts,
+            lambda out: prior.decode(out.canvas),
+            {
+                "task": "compose",
+                "model": self.name,
+                "prompt": prompt,
+                "background": background,
+                "prompts": list(prompts),
+                "masks": [str(mask) if isinstance(mask, (str, os.PathLike)) else None for mask in masks],
+                "height": prior.window[0] * scale,
+                "width": prior.window[1] * scale,
+            },
+            self.guidance_scale,
+            options,
+        )
 
 
-class _Callback:
-    """Speaks diffusers' convention on one side and ``sample``'s on the other."""
-
-    def __init__(self, pipe: Any, function: Callable[..., Any]) -> None:
-        self.pipe, self.function = pipe, function
-
-    def __call__(self, step: int, t: torch.Tensor, state: Mapping[str, torch.Tensor]) -> Any:
-        return self.function(self.pipe, step, t, dict(state))
-
-
-def _decode(prior: DiffusersPrior, latents: torch.Tensor, loop: bool) -> torch.Tensor:
+def _decode(prior: DiffusersPrior | DeepFloydPrior, latents: torch.Tensor, loop: bool) -> torch.Tensor:
     """Canvas latents [1, C, H, W] to pixels; a closed canvas is decoded with its own other side as surroundings."""
     if not loop:
         return prior.decode(latents)
@@ -286,14 +369,3 @@ def _decode(prior: DiffusersPrior, latents: torch.Tensor, loop: bool) -> torch.T
     wrapped = torch.cat([latents[..., -margin:], latents, latents[..., :margin]], dim=-1)
     edge = margin * prior.scale
     return prior.decode(wrapped)[..., edge:-edge]
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    """A method's settings as JSON can hold them; functions and the like by their repr."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value if isinstance(value, (int, float, str, type(None))) else repr(value)
-
-    return {name.removeprefix("_"): plain(value) for name, value in vars(method).items()}

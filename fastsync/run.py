@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,8 @@ class Run:
         lifetimes: how many consecutive states of each view are remembered.
         dtype, device: of the states (float32 or float64).
         prepared: what the method's ``begin`` returned.
+        candidates: how many noises beside its own each step has for ``candidate_noise``; set in ``begin``.
+        num_inference_steps: as asked for; the table has as many steps, unless the method makes its own.
     """
 
     prior: Prior
@@ -102,12 +104,12 @@ class Run:
     device: torch.device
     stats: Stats = field(default_factory=Stats)
     prepared: Any = None
+    candidates: int = 0
+    num_inference_steps: int = 0
 
     def __post_init__(self) -> None:
         self.steps = len(self.table)
-        self.table = replace(
-            self.table, **{name: getattr(self.table, name).to(self.device) for name in self.table.__dataclass_fields__}
-        )
+        self.table = self.table.to(self.device)
         lives = torch.tensor(list(self.lifetimes))
         self._lives, self._first = lives, lives.cumsum(0) - lives
         self._slots, self._signed = int(lives.sum()), getattr(self.canvas, "signs", None) is not None
@@ -115,13 +117,18 @@ class Run:
         self.pool_x = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Clean estimates are kept only where views read one another.
         self.pool_x0 = self.pool_x.new_zeros(shape if any(self.sources) else (0, *shape[1:]))
-        self._noise: dict[int, torch.Tensor] = {}
+        self._noise: dict[int, list[torch.Tensor]] = {}
         self._noise_readers: dict[int, int] = {}
         self._drawn = 0
         self._stochastic = self.table.stochastic
         self._started = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the canvas is in pixels while the prior's views are latents."""
+        return tuple(self.canvas.view_shape[-2:]) != tuple(self.prior.view_shape[1:])
 
     # ---- states -----------------------------------------------------------------------------------------------
 
@@ -182,7 +189,10 @@ class Run:
         slot = slots.gather(1, owner.clamp_min(0).flatten(1)).reshape(owner.shape)
         index = torch.where(owner >= 0, slot * math.prod(owner.shape[1:]) + cell, owner)
         place = torch.zeros(len(work), 3, dtype=torch.long)
-        return Address(self._to_device(place), self._to_device(index), None, (0, 0))
+        mask = None
+        if neighbours.weight is not None:
+            mask = self._to_device(neighbours.weight[rows][:, None]).to(self.dtype)
+        return Address(self._to_device(place), self._to_device(index), mask, (0, 0))
 
     def _to_device(self, indices: torch.Tensor) -> torch.Tensor:
         if self.device.type != "cuda":
@@ -205,26 +215,52 @@ class Run:
             self.device, self.dtype
         )
 
+    def view_noise(self) -> torch.Tensor:
+        """Noise [N, C, h, w] for all views: one canvas noise projected, or drawn view by view where that is not white.
+
+        Latents have no noise in common with a canvas in pixels.
+        """
+        c, h, w = self.prior.view_shape
+        if self.pixels or self.canvas.whiteness == "none":
+            return self.draw((self.canvas.num_views, c, h, w))
+        return self.canvas.project_noise(self.draw((1, c, *self.canvas.size)))
+
     def noise(self, work: Work) -> torch.Tensor | None:
-        """Noise [B, C, h, w] of the items' steps: crops of one canvas noise a step, drawn in step order."""
-        if not self._stochastic:
+        """Noise [B, C, h, w] of the items' steps: crops of one canvas noise a step, drawn in step order.
+
+        To be asked once for each item, after ``candidate_noise``.
+        """
+        if not self._stochastic and not self.candidates:
             return None
-        last = max(k for _, k in work)
-        while self._drawn <= last:
-            canvas_noise = self.draw((1, self.prior.view_shape[0], *self.canvas.size))
-            self._noise[self._drawn] = self.canvas.project_noise(canvas_noise)
-            self._noise_readers[self._drawn] = self.canvas.num_views
-            self._drawn += 1
-        noise = torch.stack([self._noise[k][i] for i, k in work])
+        self._draw_until(max(k for _, k in work))
+        noise = torch.stack([self._noise[k][-1][i] for i, k in work]) if self._stochastic else None
         for _, k in work:
             self._noise_readers[k] -= 1
             if not self._noise_readers[k]:
                 del self._noise[k], self._noise_readers[k]
         return noise
 
+    def candidate_noise(self, work: Work, candidate: int) -> torch.Tensor:
+        """As ``noise``: one more canvas noise a step for each candidate, from 0."""
+        self._draw_until(max(k for _, k in work))
+        return torch.stack([self._noise[k][candidate][i] for i, k in work])
+
+    def _draw_until(self, last: int) -> None:
+        """Draw all noises of the steps up to ``last``, so that their order does not depend on the order of work."""
+        while self._drawn <= last:
+            shape = (1, self.prior.view_shape[0], *self.canvas.size)
+            noises = [self.draw(shape) for _ in range(self.candidates + self._stochastic)]
+            self._noise[self._drawn] = [self.canvas.project_noise(noise) for noise in noises]
+            self._noise_readers[self._drawn] = self.canvas.num_views
+            self._drawn += 1
+
     def predict(self, x: torch.Tensor, work: Work) -> Prediction:
         """The prior's estimates at x [B, C, h, w] for the batch's views and times; every row is counted."""
         return self.prior.predict(x, *self._asked(work), self.guidance_scale)
+
+    def predict_at(self, x: torch.Tensor, views: list[int], t: torch.Tensor) -> Prediction:
+        """As ``predict``, at times t [B] that need not be the table's."""
+        return self.prior.predict(x, t, *self._conditions(views), self.guidance_scale)
 
     def evaluate(self, x: torch.Tensor, work: Work) -> Evaluation:
         """As ``predict``, ready to be gone back through by ``pullback``.
@@ -285,12 +321,15 @@ class Run:
         )
 
     def _asked(self, work: Work) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Times and conditions of the items of one network call, which is counted here."""
-        views = [i for i, _ in work]
+        """Times and conditions of the items of one network call."""
+        return self.at("timesteps", work), *self._conditions([i for i, _ in work])
+
+    def _conditions(self, views: list[int]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Conditions of the views of one network call, which is counted here."""
         cond, uncond = self._rows(self.cond, views), self._rows(self.uncond, views)
         self.stats.calls += 1
-        self.stats.evaluations += len(work) * (1 if uncond is None else 2)
-        return self.at("timesteps", work), cond, uncond
+        self.stats.evaluations += len(views) * (1 if uncond is None else 2)
+        return cond, uncond
 
     def _rows(self, condition: torch.Tensor | None, views: list[int]) -> torch.Tensor | None:
         if condition is None:

@@ -25,8 +25,8 @@ class SyncOutput:
     """The result of ``sample``.
 
     Attributes:
-        canvas: [1, C, H, W], the merged result in the prior's sample units.
-        views: [N, C, h, w], the final views.
+        canvas: [1, C, H, W], the merged result in the prior's sample units (in pixels if the canvas is).
+        views: [N, C, h, w], the final views, in the same units.
         stats: what the run spent.
     """
 
@@ -56,7 +56,8 @@ def sample(
 
     Args:
         prior: the diffusion model, e.g. :class:`fastsync.FunctionPrior` or :class:`fastsync.DiffusersPrior`.
-        canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``.
+        canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``
+            (or, with StochSync, that in pixels).
         method: e.g. ``fastsync.SyncVC()``, ``fastsync.MultiDiffusion()``.
         cond, uncond: conditions [N, ...], or [1, ...] for all views alike. Guidance needs both.
         guidance_scale: s in ``eps = eps_u + s (eps_c - eps_u)``; used only with ``uncond``. At exactly 1 the
@@ -97,7 +98,10 @@ def sample(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable as callback(step, t, state), got {shown(callback)}.")
     dtype = _state_dtype(prior, cond, latents)
-    _check_view_shape(prior, canvas)
+    if method.noise == "read":
+        # Some canvases have a view more where views follow one another.
+        canvas = canvas.chained() if hasattr(canvas, "chained") else canvas
+    _check_view_shape(prior, canvas, method)
     cond, uncond, guidance_scale = _check_conditions(prior, canvas, cond, uncond, guidance_scale)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
@@ -115,7 +119,7 @@ def sample(
             f"use one of {', '.join(map(repr, method.orders))}."
         )
     _check_noise(canvas, method, eta)
-    table = prior.schedule.steps(num_inference_steps, eta)
+    table = method.table(prior.schedule, num_inference_steps, eta)
     if prior.schedule.prediction_type == "epsilon" and is_vanishing(table.a):
         raise ValueError(
             "the scheduler starts at a time without signal (a_t = 0, rescale_betas_zero_snr), where a prediction of "
@@ -139,6 +143,7 @@ def sample(
             lifetimes=scheduling.lifetimes(order, sources, level, keep=callback is not None),
             dtype=dtype,
             device=prior.device,
+            num_inference_steps=num_inference_steps,
         )
         run.prepared = method.begin(run)
         run.start(_initial_views(run, latents))
@@ -158,8 +163,7 @@ def sample(
                         method.synchronise(run, step)
                     if callback is not None:
                         _call_back(callback, run, step, table.timesteps[step], order)
-        views = run.after(run.steps - 1)
-        result = method.compose(run, views)
+        result, views = method.finish(run, run.after(run.steps - 1))
     if not bool(torch.isfinite(result).all()):
         raise FloatingPointError(
             "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for them in "
@@ -212,13 +216,17 @@ def _state_dtype(prior: Prior, cond: torch.Tensor | None, latents: torch.Tensor 
     return dtype
 
 
-def _check_view_shape(prior: Prior, canvas: Canvas) -> None:
+def _check_view_shape(prior: Prior, canvas: Canvas, method: Method) -> None:
     c, h, w = prior.view_shape
-    expected = (c, h, w)[-len(canvas.view_shape) :]
-    if tuple(canvas.view_shape) != expected:
+    scale = getattr(prior, "scale", 1)
+    shapes = [(c, h, w)]
+    if method.pixels and scale > 1:
+        shapes.append((3, scale * h, scale * w))
+    if tuple(canvas.view_shape) not in [shape[-len(canvas.view_shape) :] for shape in shapes]:
         raise ValueError(
             f"the canvas's views are {shape_text(canvas.view_shape)} but the prior's are {shape_text((c, h, w))} "
-            "(C, h, w): build the canvas with the prior's view size."
+            f"(C, h, w){f', in pixels {shape_text(shapes[1])}' if len(shapes) > 1 else ''}: build the canvas with the "
+            "prior's view size."
         )
 
 
@@ -260,13 +268,13 @@ def _initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
     canvas_shape = (1, run.prior.view_shape[0], *canvas.size)
     views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
-        return run.draw(views_shape) if canvas.whiteness == "none" else canvas.project_noise(run.draw(canvas_shape))
+        return run.view_noise()
     latents = _recordable(latents).detach().to(run.device, run.dtype)
-    if tuple(latents.shape) == canvas_shape:
+    if tuple(latents.shape) == canvas_shape and not run.pixels:
         return canvas.project_noise(latents)
     if tuple(latents.shape) == views_shape:
         return latents
     raise ValueError(
-        f"latents must be of canvas shape {shape_text(canvas_shape)} or of view shape {shape_text(views_shape)}, got "
-        f"{shape_text(latents.shape)}."
+        f"latents must be of {'' if run.pixels else f'canvas shape {shape_text(canvas_shape)} or of '}view shape "
+        f"{shape_text(views_shape)}, got {shape_text(latents.shape)}."
     )

@@ -69,7 +69,9 @@ CASES = {
     "stride larger than the window": (lambda: wide(stride=5), ["stride", "5", "4"]),
     "stride larger in y": (lambda: wide((12, 10), stride=(5, 3)), ["stride", "height", "5", "4"]),
     "stride larger in a loop": (lambda: wide((4, 4), stride=5, loop=True), ["stride", "5", "4"]),
-    "loop not a bool": (lambda: wide(loop="x"), ["loop", "'x'", "True or False"]),
+    "loop not a direction": (lambda: wide(loop="z"), ["loop", "'z'", "True or False", "'x', 'y' or 'xy'"]),
+    "loop a number": (lambda: wide(loop=1), ["loop", "1", "True or False", "'x', 'y' or 'xy'"]),
+    "stride larger in a loop in y": (lambda: wide((4, 4), stride=5, loop="y"), ["height", "stride", "5", "4"]),
     # prior
     "eps_fn not callable": (lambda: prior(eps_fn=3), ["eps_fn", "int", "callable"]),
     "unknown scheduler": (lambda: prior(scheduler=LCMScheduler()), ["LCMScheduler", "DDIM", "FlowMatchEulerDiscrete"]),

@@ -1,4 +1,5 @@
 import json
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -31,6 +32,46 @@ def test_other_formats(tmp_path, image, suffix):
         assert saved.size == (6, 4)
     with pytest.raises(ValueError, match="no metadata of fastsync"):
         read_metadata(path)
+
+
+def photo_sphere(path):
+    """The GPano properties that a picture carries, or None."""
+    with Image.open(path) as image:
+        packet = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
+    if packet is None:
+        return None
+    (description,) = ElementTree.fromstring(packet).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    name_space = "{http://ns.google.com/photos/1.0/panorama/}"
+    return {name.removeprefix(name_space): text for name, text in description.items() if name.startswith(name_space)}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "webp"])
+@pytest.mark.parametrize(("height", "top"), [(16, 0), (9, 3)])
+def test_panoramas_tell_viewers_what_they_are(tmp_path, suffix, height, top):
+    path = tmp_path / f"around.{suffix}"
+    save_picture(Image.new("RGB", (32, height), (10, 200, 30)), path, {"seed": 3}, panorama=True)
+    assert photo_sphere(path) == {
+        "ProjectionType": "equirectangular",
+        "UsePanoramaViewer": "True",
+        "FullPanoWidthPixels": "32",
+        "FullPanoHeightPixels": "16",
+        "CroppedAreaImageWidthPixels": "32",
+        "CroppedAreaImageHeightPixels": str(height),
+        "CroppedAreaLeftPixels": "0",
+        "CroppedAreaTopPixels": str(top),
+    }
+    if suffix == "png":
+        assert read_metadata(path) == {"seed": 3}
+    save_picture(Image.new("RGB", (32, height)), path, panorama=True)
+    assert photo_sphere(path)["ProjectionType"] == "equirectangular"
+    save_picture(Image.new("RGB", (32, height)), path, {"seed": 3})
+    assert photo_sphere(path) is None
+
+
+def test_a_panorama_is_at_most_half_as_high_as_wide(tmp_path):
+    with pytest.raises(ValueError, match="at most half its width, got 32 x 17.*panorama=False"):
+        save_picture(Image.new("RGB", (32, 17)), tmp_path / "around.png", panorama=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, image):

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, IFPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fastsync.zoo import pixel_models
 
 CELLS = 8  # a window's side in latent cells
 SCALE = 2  # pixels a latent cell
@@ -49,6 +51,22 @@ def make_scheduler(**changes: Any) -> DDIMScheduler:
         "steps_offset": 1,
     }
     return DDIMScheduler(**{**settings, **changes})
+
+
+def make_pixel_pipeline(*, scheduler: Any = None, seed: int = 0) -> IFPipeline:
+    """A first-stage pipeline of DeepFloyd IF's class, 16 x 16 pixels, whose weights depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = pixel_models.make_tokenizer(["cat", "dog"])
+        text_encoder = pixel_models.make_text_encoder(tokenizer, pixel_models.TINY).eval()
+        unet = pixel_models.make_unet(pixel_models.TINY).eval()
+        with torch.no_grad():
+            text_encoder.get_input_embeddings().weight.mul_(20.0)  # make prompts matter
+    pipe = pixel_models.make_pipeline(tokenizer, text_encoder, unet)
+    if scheduler is not None:
+        pipe.scheduler = scheduler
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def make_pipeline(

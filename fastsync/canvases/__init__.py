@@ -3,14 +3,19 @@
 from .base import Canvas, Neighbours
 from .illusion import IllusionCanvas
 from .illusion_views import View
-from .panorama import CAMERAS, POLES, PanoramaCanvas, ring
+from .mask import MaskCanvas
+from .panorama import CAMERAS, POLES, TILES, PanoramaCanvas, ring
+from .surfaces import Camera
 from .wide import WideCanvas
 
 __all__ = [
     "CAMERAS",
     "POLES",
+    "TILES",
+    "Camera",
     "Canvas",
     "IllusionCanvas",
+    "MaskCanvas",
     "Neighbours",
     "PanoramaCanvas",
     "View",

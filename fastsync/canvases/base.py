@@ -18,7 +18,7 @@ Whiteness = Literal["exact", "nearest", "none"]
 class Neighbours:
     """What the earlier views of the same time paint where each view looks, for one work order.
 
-    ``T(x)`` gives each cell of view i the latest earlier view that covers it; M is 1 where there is one.
+    ``T(x)`` gives each cell of view i the latest earlier view that covers it; M is 1 (or ``weight``) where one does.
 
     Attributes:
         sources: for each view (by its canvas index) the earlier views that it reads.
@@ -29,6 +29,7 @@ class Neighbours:
             None: only the tables tell.
         period: the shifts wrap around after (py, px) cells; 0 where they don't.
         signs: [N], ±1: a view reads another's cells times both their signs. None: all 1.
+        weight: float32 [N, h, w], M itself where it is not just 0 or 1 (0 wherever ``owner`` is -1).
     """
 
     sources: Sequence[tuple[int, ...]]
@@ -37,9 +38,12 @@ class Neighbours:
     shift: Sequence[tuple[int, int, int] | None]
     period: tuple[int, int] = (0, 0)
     signs: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
 
     def mask(self, view: int) -> torch.Tensor:
-        """[1, h, w], 1 where earlier views cover the view's cells, 0 elsewhere (float32)."""
+        """M [1, h, w] (float32): 1 (or the weight) where earlier views cover the view's cells, 0 elsewhere."""
+        if self.weight is not None:
+            return self.weight[view : view + 1]
         return (self.owner[view : view + 1] >= 0).float()
 
     def target(self, view: int, views: torch.Tensor) -> torch.Tensor:
@@ -64,10 +68,12 @@ class Canvas(Protocol):
     """
 
     num_views: int
-    view_shape: tuple[int, ...]
     size: tuple[int, int]
     signs: torch.Tensor | None
     whiteness: Whiteness
+
+    @property
+    def view_shape(self) -> tuple[int, ...]: ...
 
     @property
     def coverage(self) -> torch.Tensor:

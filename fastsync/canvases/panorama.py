@@ -1,4 +1,4 @@
-"""360° panoramas: an equirectangular picture seen by perspective cameras."""
+"""Surroundings: a picture wrapped around a sphere, a cylinder or a torus, seen by perspective cameras."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from .. import ops
-from ..errors import check_choice, check_int, check_number, check_pair, check_tensor, shape_text, shown
+from ..errors import check_choice, check_int, check_pair, check_tensor, shape_text, shown
 from .base import Neighbours, Whiteness
+from .surfaces import SURFACES, Camera
 
-Camera = tuple[float, float, float]
 UNSEEN = 1e-6  # weight up to which a cell counts as not seen: rounding
 RADIUS = 6  # cells around a pixel's own one among which it looks for noise that no other pixel of its view has
 
@@ -25,104 +25,94 @@ def ring(count: int, elevation: float = 0.0, fov: float = 90.0, start: float = 0
 # Two sets of five, 72 degrees apart, the second between the first (StochSync, Yeo 2025).
 CAMERAS = ring(5, fov=72.0) + ring(5, fov=72.0, start=36.0)
 POLES = ring(4, elevation=55.0, fov=90.0) + ring(4, elevation=-55.0, fov=90.0)
+# A torus all over: five rings of five, 72 degrees apart both ways, 18 degrees in common.
+TILES = [camera for elevation in (144.0, 72.0, 0.0, -72.0, -144.0) for camera in ring(5, elevation)]
 
 
 class PanoramaCanvas:
-    """An equirectangular picture of H x W cells and the views of perspective cameras in its middle.
+    """A picture of H x W cells around the viewer, and the views of perspective cameras in its middle.
 
-    Column 0 is azimuth -180°, the middle 0°, azimuths grow to the right; row 0 is the zenith. Columns wrap around, and
-    what lies beyond a pole is the other side's meridian: no place is special.
+    Column 0 is azimuth -180°, the middle 0°, azimuths grow to the right and wrap around. What rows are, the surface
+    says:
+
+    - ``"sphere"``: the equirectangular picture of all directions. Row 0 is the zenith, and what lies beyond a pole is
+      the other side's meridian: no place is special.
+    - ``"cylinder"``: a wall of height ``2 pi H / W`` and radius 1 around the viewer, whose cells are square, so that
+      upright lines stay straight. Nothing is above and below it; cameras must not look there.
+    - ``"torus"``: rows are angles like columns, 360° from top to bottom, and wrap around too: a seamless tile in
+      perspective. Cameras are perspective in each direction on its own: azimuth + atan x, elevation + atan y.
 
     Clean views are read with bilinear weights. Noise is read cell by cell, each pixel of a view its own one, so that it
     stays white; a view's noisy neighbours are read at the nearest pixel.
 
     Args:
         size: (H, W), in the prior's sample units; cells about as large as pixels, i.e. W about 360 / fov windows.
-        cameras: (azimuth, elevation, horizontal field of view) in degrees, or None for two rings of five at the
-            horizon (:data:`CAMERAS`); add :data:`POLES` for the zenith and the nadir.
+        cameras: (azimuth, elevation, horizontal field of view) in degrees, elevations from -90 to 90, on a torus from
+            -180 to 180. None: two rings of five at the horizon (:data:`CAMERAS`; add :data:`POLES` for a sphere's
+            zenith and nadir), on a torus five rings of five (:data:`TILES`).
         window: (h, w) of a view.
+        surface: ``"sphere"``, ``"cylinder"`` or ``"torus"``.
 
     Attributes:
-        num_views, view_shape, size, window, cameras: as given, ``view_shape`` being the window.
+        num_views, view_shape, size, window, cameras, surface: as given, ``view_shape`` being the window.
 
     Raises:
-        ValueError: a canvas too coarse for its views: cells must be smaller than pixels for noise to be white.
+        ValueError: a canvas too coarse for its views: cells must be smaller than pixels for noise to be white; or a
+            camera that looks beyond a cylinder's top or bottom.
     """
 
     signs: torch.Tensor | None = None
     whiteness: Whiteness = "nearest"
 
     def __init__(
-        self, size: tuple[int, int], cameras: Sequence[Camera] | None = None, window: tuple[int, int] = (64, 64)
+        self,
+        size: tuple[int, int],
+        cameras: Sequence[Camera] | None = None,
+        window: tuple[int, int] = (64, 64),
+        surface: Literal["sphere", "cylinder", "torus"] = "sphere",
     ) -> None:
         self.size, self.window = check_pair("size", size), check_pair("window", window)
+        self.surface: str = check_choice("surface", surface, SURFACES)
         if not isinstance(cameras, (Sequence, type(None))) or isinstance(cameras, str) or cameras == []:
             raise TypeError(f"cameras must be a list of (azimuth, elevation, fov) in degrees, got {shown(cameras)}.")
-        self.cameras = [self._camera(camera) for camera in (CAMERAS if cameras is None else cameras)]
+        self._surface = SURFACES[self.surface](self.size)
+        if cameras is None:
+            cameras = TILES if self.surface == "torus" else CAMERAS
+        self.cameras = [self._surface.checked(camera, self.window) for camera in cameras]
         self.num_views, self.view_shape = len(self.cameras), self.window
-        rays = torch.stack([self._rays(camera) for camera in self.cameras])
-        index, weight = self._bilinear(rays)
+        places = [self._surface.look(camera, self.window) for camera in self.cameras]
+        row, column = (torch.stack(part) for part in zip(*places, strict=True))
+        index, weight = self._bilinear(row, column)
         self._taps = ops.Taps(index.int(), weight.float(), self.size).sort()
         self._holes, self._hole_taps = self._between_pixels()
         self._own = torch.stack(
-            [self._own_cells(view, camera) for view, camera in zip(rays, self.cameras, strict=True)]
+            [self._own_cells(*place, camera) for place, camera in zip(places, self.cameras, strict=True)]
         )
 
-    @staticmethod
-    def _camera(camera: Any) -> Camera:
-        if isinstance(camera, str) or not isinstance(camera, Sequence) or len(camera) != 3:
-            raise TypeError(f"a camera must be (azimuth, elevation, fov) in degrees, got {shown(camera)}.")
-        azimuth = check_number("azimuth", camera[0])
-        elevation = check_number("elevation", camera[1], minimum=-90.0, maximum=90.0)
-        return azimuth, elevation, check_number("fov", camera[2], minimum=1.0, maximum=150.0)
+    # ---- tables -------------------------------------------------------------------------------------------------
 
-    # ---- geometry: x to the right, y up, z forward -------------------------------------------------------------
-
-    def _rays(self, camera: Camera) -> torch.Tensor:
-        """Directions float64 [h, w, 3] of a camera's pixels."""
-        (h, w), (azimuth, elevation, fov) = self.window, camera
-        focal = w / 2 / math.tan(math.radians(fov) / 2)
-        x = (torch.arange(w, dtype=torch.float64) + 0.5 - w / 2) / focal
-        y = (h / 2 - torch.arange(h, dtype=torch.float64) - 0.5) / focal
-        rays = torch.stack([x.expand(h, w), y[:, None].expand(h, w), torch.ones(h, w, dtype=torch.float64)], -1)
-        return rays @ _turn(azimuth, elevation).T
-
-    def _where(self, rays: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and columns (fractional, cell centres at whole numbers) that rays [..., 3] meet."""
-        (height, width), length = self.size, rays.norm(dim=-1)
-        latitude = torch.asin((rays[..., 1] / length).clamp(-1, 1))
-        longitude = torch.atan2(rays[..., 0], rays[..., 2])
-        row = (0.5 - latitude / math.pi) * height - 0.5
-        return row, (longitude / (2 * math.pi) + 0.5) * width - 0.5
-
-    def _flat(self, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Flat cells of whole rows and columns, which may lie beyond the borders."""
-        height, width = self.size
-        beyond = (row < 0) | (row >= height)
-        row = torch.where(row < 0, -1 - row, torch.where(row >= height, 2 * height - 1 - row, row))
-        return row * width + torch.where(beyond, column + width // 2, column) % width
-
-    def _bilinear(self, rays: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        row, column = self._where(rays)
+    def _bilinear(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat cells int64 and weights float64 [..., 4] around fractional places [...]."""
         top, left = row.floor(), column.floor()
         down, right = row - top, column - left
         index, weight = [], []
         for dy, part_y in ((0, 1 - down), (1, down)):
             for dx, part_x in ((0, 1 - right), (1, right)):
-                index.append(self._flat(top.long() + dy, left.long() + dx))
+                index.append(self._surface.flat(top.long() + dy, left.long() + dx))
                 weight.append(part_y * part_x)
         return torch.stack(index, -1), torch.stack(weight, -1)
 
-    def _own_cells(self, rays: torch.Tensor, camera: Camera) -> torch.Tensor:
-        """For each pixel of a view a cell int64 [h, w] near it that no other pixel has."""
-        row, column = (c.round().long().flatten() for c in self._where(rays))
+    def _own_cells(self, row: torch.Tensor, column: torch.Tensor, camera: Camera) -> torch.Tensor:
+        """For each pixel of a view a cell int64 [h, w] near its place that no other pixel has."""
+        row, column = (place.round().long().flatten() for place in (row, column))
         taken = torch.zeros(self.size[0] * self.size[1], dtype=torch.bool)
         found = torch.full((len(row),), -1)
         for _, dy, dx in sorted((y * y + x * x, y, x) for y in _NEAR for x in _NEAR):
             left = (found < 0).nonzero()[:, 0]
             if not len(left):
                 return found.reshape(self.window)
-            cell = self._flat((row[left] + dy).clamp(-self.size[0], 2 * self.size[0] - 1), column[left] + dx)
+            cell = self._surface.flat(row[left] + dy, column[left] + dx)
+            left, cell = left[cell >= 0], cell[cell >= 0]
             first = torch.full_like(taken, len(row), dtype=torch.long).scatter_reduce(0, cell, left, "amin")
             won = (first[cell] == left) & ~taken[cell]
             found[left[won]] = cell[won]
@@ -137,12 +127,12 @@ class PanoramaCanvas:
 
         The table reads the views below one another, [1, C, N h, w]; each cell the view that has it nearest its middle.
         """
-        (h, w), rays = self.window, self._cell_rays()
+        h, w = self.window
         nearest = torch.full(self.size, math.inf, dtype=torch.float64)
         row, column = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
         view = torch.zeros(self.size, dtype=torch.long)
-        for i in range(self.num_views):
-            inside, y, x = self._seen_by(i, rays)
+        for i, camera in enumerate(self.cameras):
+            inside, y, x = self._surface.seen(camera, self.window)
             away = torch.maximum((2 * y / max(1, h - 1) - 1).abs(), (2 * x / max(1, w - 1) - 1).abs())
             better = inside & (away < nearest)
             nearest, row, column = (torch.where(better, a, b) for a, b in ((away, nearest), (y, row), (x, column)))
@@ -243,27 +233,29 @@ class PanoramaCanvas:
         def normal(z: torch.Tensor) -> torch.Tensor:
             return torch.where(seen, ops.splat(weights * ops.resample(z, taps), taps), 0)
 
-        residual = torch.where(seen, right, 0) - normal(z)
+        right = torch.where(seen, right, 0)
+        residual = right - normal(z)
         direction = step = residual / diagonal
-        size = (residual * step).sum()
+        size, tiny = (residual * step).sum(), torch.finfo(z.dtype).tiny
+        # A residual of rounding errors has parts that no canvas can mend (there are more cells than pixels), and going
+        # after them leads anywhere: from there on z stays.
+        rounding = (8 * torch.finfo(z.dtype).eps) ** 2 * (right * right / diagonal).sum()
         for _ in range(check_int("iterations", iterations)):
             image = normal(direction)
-            # Nothing is left to mend once the residual has vanished.
-            along = size / (direction * image).sum().clamp_min(torch.finfo(z.dtype).tiny)
+            along = torch.where(size > rounding, size / (direction * image).sum().clamp_min(tiny), 0)
             z, residual = z + along * direction, residual - along * image
             step = residual / diagonal
             size, before = (residual * step).sum(), size
-            direction = step + size / before.clamp_min(torch.finfo(z.dtype).tiny) * direction
+            direction = step + size / before.clamp_min(tiny) * direction
         return z
 
     def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
         """Canvas [1, C, H, W] with views [N, C, h, w] painted over one another in ``order``; 0 where none looks."""
         self._check_views(views)
         z = views.new_zeros(1, views.shape[1], *self.size)
-        rays = self._cell_rays()
+        h, w = self.window
         for i in order:
-            inside, y, x = self._seen_by(i, rays)
-            h, w = self.window
+            inside, y, x = self._surface.seen(self.cameras[i], self.window)
             grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1).to(views)
             painted = torch.nn.functional.grid_sample(
                 views[i : i + 1], grid[None], padding_mode="border", align_corners=False
@@ -271,39 +263,58 @@ class PanoramaCanvas:
             z = torch.where(inside.to(views.device), painted, z)
         return z
 
+    def paint(self, pictures: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the cameras' pictures look like on the canvas, at any resolution.
+
+        Every cell reads the pictures that show it where it lies in them; where several do, they fade into each other,
+        each counting most in its middle.
+
+        Args:
+            pictures: [N, C, h', w'] in the views' proportions, e.g. decoded views.
+            size: (H, W) of the result, the canvas's own if None.
+
+        Returns:
+            ``(picture [1, C, H, W], seen bool [H, W])``; 0 where no camera looks.
+        """
+        surface = self._surface if size is None else SURFACES[self.surface](check_pair("size", size))
+        h, w = pictures.shape[-2:]
+        total = pictures.new_zeros(1, pictures.shape[1], *surface.size)
+        weights = pictures.new_zeros(surface.size)
+        for camera, picture in zip(self.cameras, pictures, strict=True):
+            inside, y, x = surface.seen(camera, (h, w))
+            grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1).to(pictures)
+            # A high power: as much as possible from one picture, since two that differ in detail make a blur.
+            middle = (1 - grid.abs()).clamp_min(1e-3).prod(-1) ** 4
+            weight = torch.where(inside.to(pictures.device), middle, 0)
+            read = torch.nn.functional.grid_sample(
+                picture[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False
+            )
+            total, weights = total + weight * read, weights + weight
+        return total / weights.where(weights > 0, 1), weights > 0
+
+    @staticmethod
+    def rows_for(cameras: Sequence[Camera], window: tuple[int, int]) -> int:
+        """How many rows H make the cells of a canvas H x 2 H about as small as the views' smallest pixels."""
+        rows = 1
+        for _, _, fov in cameras:
+            half = math.tan(math.radians(fov) / 2)
+            focal, edge = window[1] / 2 / half, half * max(1.0, window[0] / window[1])
+            rows = max(rows, math.ceil(math.pi * focal * (1 + edge**2)))
+        return rows
+
     def neighbours(self, order: Sequence[int]) -> Neighbours:
         """For each view the latest earlier view at each of its pixels, at the nearest pixel."""
         owner = torch.full((self.num_views, *self.window), -1)
         cell = torch.zeros_like(owner)
         sources: list[tuple[int, ...]] = [()] * self.num_views
         for position, i in enumerate(order):
-            rays = self._rays(self.cameras[i])
             for j in order[:position]:
-                inside, y, x = self._seen_by(j, rays)
+                inside, y, x = self._surface.between(self.cameras[i], self.cameras[j], self.window)
                 owner[i][inside] = j
                 cell[i][inside] = (y.round() * self.window[1] + x.round()).long()[inside]
             sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
         shifts: list[tuple[int, int, int] | None] = [None if read else (-1, 0, 0) for read in sources]
         return Neighbours(sources, owner, cell, shifts)
-
-    def _cell_rays(self) -> torch.Tensor:
-        """Directions float64 [H, W, 3] of the canvas's cells."""
-        height, width = self.size
-        latitude = (0.5 - (torch.arange(height, dtype=torch.float64) + 0.5) / height) * math.pi
-        longitude = ((torch.arange(width, dtype=torch.float64) + 0.5) / width - 0.5) * 2 * math.pi
-        flat = latitude.cos()[:, None]
-        up = latitude.sin()[:, None].expand(height, width)
-        return torch.stack([flat * longitude.sin(), up, flat * longitude.cos()], -1)
-
-    def _seen_by(self, view: int, rays: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where a view's picture holds rays [..., 3], and the fractional (y, x) of its pixels that they meet."""
-        (h, w), (azimuth, elevation, fov) = self.window, self.cameras[view]
-        x, y, z = (rays @ _turn(azimuth, elevation)).unbind(-1)
-        focal, ahead = w / 2 / math.tan(math.radians(fov) / 2), z > 1e-6
-        z = z.where(ahead, torch.ones_like(z))
-        column, row = x / z * focal + w / 2 - 0.5, h / 2 - 0.5 - y / z * focal
-        inside = ahead & (column > -0.5) & (column < w - 0.5) & (row > -0.5) & (row < h - 0.5)
-        return inside, row.clamp(0, h - 1), column.clamp(0, w - 1)
 
     def _check_canvas(self, z: Any) -> None:
         if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
@@ -324,11 +335,3 @@ class PanoramaCanvas:
 
 
 _NEAR = range(-RADIUS, RADIUS + 1)
-
-
-def _turn(azimuth: float, elevation: float) -> torch.Tensor:
-    """Rotation float64 [3, 3] from a camera's axes to the world's."""
-    a, e = math.radians(azimuth), math.radians(elevation)
-    up = [[1, 0, 0], [0, math.cos(e), math.sin(e)], [0, -math.sin(e), math.cos(e)]]
-    around = [[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]]
-    return torch.tensor(around, dtype=torch.float64) @ torch.tensor(up, dtype=torch.float64)

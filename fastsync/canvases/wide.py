@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from .. import ops
 from ..errors import check_int, check_pair, check_tensor, shape_text, shown
 from .base import Neighbours, Whiteness
 
+LOOPS = ("x", "y", "xy")
 MAX_WINDOWS = 100_000  # what lies above is a slip of the hand, and would fill the memory before it is seen
 
 
@@ -31,18 +32,24 @@ class WideCanvas:
         window: (h, w) of a view.
         stride: distance between windows, an int or (y, x); at most the window, so that no cell is left out. Sizes
             that it does not divide are legal: the last window is flush with the border.
-        loop: close the canvas in x: windows wrap around the right border onto the left one (360° pictures).
+        loop: close the canvas, so that windows wrap around its borders: in x (True or ``"x"``, 360° pictures), in y
+            (``"y"``) or both (``"xy"``, seamless tiles: the picture fits itself on every side).
 
     Attributes:
         num_views, view_shape, size, window, stride, loop: as given, ``view_shape`` being the window.
         origins: (y, x) of each window's first cell.
+        period: (H, W) in the directions that are closed, 0 in the others.
     """
 
     signs: torch.Tensor | None = None
     whiteness: Whiteness = "exact"
 
     def __init__(
-        self, size: tuple[int, int], window: tuple[int, int], stride: int | tuple[int, int], loop: bool = False
+        self,
+        size: tuple[int, int],
+        window: tuple[int, int],
+        stride: int | tuple[int, int],
+        loop: bool | Literal["x", "y", "xy"] = False,
     ) -> None:
         self.size = check_pair("size", size)
         self.window = check_pair("window", window)
@@ -51,17 +58,21 @@ class WideCanvas:
         else:
             step = check_int("stride", stride)
             self.stride = (step, step)
-        if not isinstance(loop, bool):
-            raise TypeError(f"loop must be True or False, got {shown(loop)}.")
+        if not isinstance(loop, (bool, str)) or (isinstance(loop, str) and loop not in LOOPS):
+            kind = ValueError if isinstance(loop, str) else TypeError
+            raise kind(f"loop must be True or False, 'x', 'y' or 'xy', got {shown(loop)}.")
         self.loop = loop
-        for axis, side, cells, step in zip(("height", "width"), self.size, self.window, self.stride, strict=True):
+        closed = loop if isinstance(loop, str) else "x" * loop
+        self.period = (self.size[0] if "y" in closed else 0, self.size[1] if "x" in closed else 0)
+        axes = zip(("height", "width"), self.size, self.window, self.stride, self.period, strict=True)
+        for axis, side, cells, step, period in axes:
             if side < cells:
                 raise ValueError(
                     f"the canvas's {axis} must be at least the window's, got {side} under a window of {cells}: "
                     "enlarge the canvas or choose a smaller window."
                 )
             # A stride is only walked where a second window is needed.
-            if step > cells and (side > cells or (loop and axis == "width")):
+            if step > cells and (side > cells or period):
                 raise ValueError(
                     f"stride must be at most the window's {axis} ({cells}), got {step}: larger strides leave gaps."
                 )
@@ -71,8 +82,8 @@ class WideCanvas:
                 f"the canvas must have at most {MAX_WINDOWS:,} windows, but size {self.size} with stride {self.stride} "
                 f"has about {count:,}: choose a smaller canvas or a larger stride."
             )
-        ys = window_origins(self.size[0], self.window[0], self.stride[0])
-        xs = window_origins(self.size[1], self.window[1], self.stride[1], loop)
+        ys = window_origins(self.size[0], self.window[0], self.stride[0], bool(self.period[0]))
+        xs = window_origins(self.size[1], self.window[1], self.stride[1], bool(self.period[1]))
         self.origins = [(y, x) for y in ys for x in xs]
         self.num_views = len(self.origins)
         self.view_shape: tuple[int, ...] = self.window
@@ -137,7 +148,6 @@ class WideCanvas:
 
     def neighbours(self, order: Sequence[int]) -> Neighbours:
         """For each window the latest earlier window at each of its cells."""
-        period = (0, self.size[1] if self.loop else 0)
         owner = torch.full((self.num_views, *self.window), -1)
         cell = torch.zeros_like(owner)
         sources: list[tuple[int, ...]] = [()] * self.num_views
@@ -145,8 +155,8 @@ class WideCanvas:
         self._paint(order, owner, cell)
         for i in order:
             sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
-            shifts[i] = (-1, 0, 0) if not sources[i] else self._shift(i, sources[i], owner[i], cell[i], period)
-        return Neighbours(sources, owner, cell, shifts, period)
+            shifts[i] = (-1, 0, 0) if not sources[i] else self._shift(i, sources[i], owner[i], cell[i])
+        return Neighbours(sources, owner, cell, shifts, self.period)
 
     def _paint(
         self, order: Sequence[int], under: torch.Tensor | None = None, under_cell: torch.Tensor | None = None
@@ -167,7 +177,7 @@ class WideCanvas:
         return owner, cell
 
     def _shift(
-        self, view: int, sources: tuple[int, ...], owner: torch.Tensor, cell: torch.Tensor, period: tuple[int, int]
+        self, view: int, sources: tuple[int, ...], owner: torch.Tensor, cell: torch.Tensor
     ) -> tuple[int, int, int] | None:
         """The plain shift that says the same as the tables, if there is one."""
         if len(sources) > 1:
@@ -175,8 +185,7 @@ class WideCanvas:
         (h, w), (source,) = self.window, sources
         dy, dx = (a - b for a, b in zip(self.origins[view], self.origins[source], strict=True))
         y, x = torch.arange(h) + dy, torch.arange(w) + dx
-        if period[1]:
-            x = x % period[1]
+        y, x = (at % period if period else at for at, period in zip((y, x), self.period, strict=True))
         inside = ((0 <= y) & (y < h))[:, None] & ((0 <= x) & (x < w))
         same = torch.equal(owner >= 0, inside) and torch.equal((y[:, None] * w + x)[inside], cell[inside])
         return (source, dy, dx) if same else None

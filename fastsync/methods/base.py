@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from ..canvases.base import Canvas
+from ..diffusion import NoiseSchedule, StepTable
 from ..run import Run
 from ..scheduling import Order, Work
 
@@ -20,11 +21,17 @@ class Method:
         joins: whether it changes all views together once all have done a step (``synchronise``).
         noise: what becomes of noisy states: each view keeps its ``"own"``, they are ``"read"`` by other views, or
             ``"merged"``, which only canvases of crops and permutations allow.
+        pixels: whether it takes a canvas in pixels for a prior of latents.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
     joins: ClassVar[bool] = False
     noise: ClassVar[Literal["own", "read", "merged"]] = "own"
+    pixels: ClassVar[bool] = False
+
+    def table(self, schedule: NoiseSchedule, num_inference_steps: int, eta: float) -> StepTable:
+        """The run's steps; what is wrong with ``num_inference_steps`` or ``eta`` is said here."""
+        return schedule.steps(num_inference_steps, eta)
 
     def view_order(self, canvas: Canvas) -> list[int]:
         """Views in the order in which they are worked."""
@@ -50,3 +57,7 @@ class Method:
     def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
         """The canvas [1, C, H, W] of the final views [N, C, h, w]."""
         return run.canvas.merge(views)
+
+    def finish(self, run: Run, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The canvas and the views to hand out, from the final views [N, C, h, w]."""
+        return self.compose(run, views), views

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from ..canvases.base import Canvas
 from ..errors import check_int, check_number, shown
+from ..rewards.base import Reward
+from ..rewards.perceptual import Perceptual
 from ..run import Run
 from ..scheduling import Order, Work
 from .multidiffusion import MultiDiffusion
 
-Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -29,7 +32,9 @@ class SyncDiffusion(MultiDiffusion):
         decay: of the weight, from step to step.
         until: only the first ``until`` steps move views; all if None.
         every: only every so many steps move views.
-        perceptual: ``L(a, b) -> scalar`` of two pictures [1, 3, H, W] in [-1, 1], differentiable in a (LPIPS, style).
+        perceptual: ``L(a, b) -> scalar`` of two pictures [1, 3, H, W] in [-1, 1], differentiable in a, such as
+            ``lpips.LPIPS()``; or a reward of pictures (:mod:`fastsync.rewards`): L is then minus the reward, with the
+            anchor for the earlier view. None: ``fastsync.rewards.Perceptual()``.
         decode: clean views [B, C, h, w] to pictures [B, 3, H, W]; the prior's own decoder if None.
     """
 
@@ -41,7 +46,7 @@ class SyncDiffusion(MultiDiffusion):
         decay: float = 0.95,
         until: int | None = None,
         every: int = 1,
-        perceptual: Perceptual | None = None,
+        perceptual: Distance | Reward | None = None,
         decode: Decode | None = None,
     ) -> None:
         super().__init__("uniform")
@@ -49,15 +54,17 @@ class SyncDiffusion(MultiDiffusion):
         self.decay = check_number("decay", decay, minimum=0.0)
         self.until = None if until is None else check_int("until", until, minimum=0)
         self.every = check_int("every", every)
-        if perceptual is None and self.weight > 0:
-            raise ValueError(
-                "SyncDiffusion needs perceptual=: a function L(a, b) -> scalar of two pictures [1, 3, H, W], e.g. "
-                "lpips.LPIPS(net='vgg'); with weight=0 it needs none."
-            )
         for name, function in (("perceptual", perceptual), ("decode", decode)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, got {shown(function)}.")
-        self.perceptual, self.decode = perceptual, decode
+        if isinstance(perceptual, Reward) and not (perceptual.pixels and perceptual.differentiable):
+            raise ValueError(
+                f"perceptual must judge pictures, with a gradient, and {perceptual.name} does not: use e.g. "
+                "fastsync.rewards.Perceptual()."
+            )
+        # Without weight nothing is asked, and no network need be loaded.
+        self.perceptual = Perceptual() if perceptual is None and self.weight > 0 else perceptual
+        self.decode = decode
 
     def view_order(self, canvas: Canvas) -> list[int]:
         """The anchor first."""
@@ -68,9 +75,10 @@ class SyncDiffusion(MultiDiffusion):
         """Everyone reads the anchor."""
         return [() if i == order[0] else (order[0],) for i in range(canvas.num_views)]
 
-    def begin(self, run: Run) -> dict[int, Any]:
-        """The anchor's picture by step; at most the one under way."""
-        return {}
+    def begin(self, run: Run) -> _Plan:
+        """Tell a reward of the run; keep the anchor's picture."""
+        reward = self.perceptual
+        return _Plan(reward.begin(run.canvas, run.order) if isinstance(reward, Reward) else None)
 
     def advance(self, run: Run, work: Work) -> None:
         """Move the batch's views towards the anchor's looks, then take them one step on."""
@@ -86,16 +94,15 @@ class SyncDiffusion(MultiDiffusion):
 
     def _gradient(self, run: Run, work: Work, x: torch.Tensor) -> torch.Tensor:
         """Of the sum of the views' distances to the anchor's picture, on their noisy states [B, C, h, w]."""
-        assert self.perceptual is not None
-        decode, step = self.decode or run.prior.decode, work[0][1]
-        if step not in run.prepared:
-            run.prepared.clear()
-            run.prepared[step] = decode(run.x0(run.order[0], step)[None])
-        anchor = run.prepared[step]
+        decode, step, plan = self.decode or run.prior.decode, work[0][1], run.prepared
+        if step not in plan.anchor:
+            plan.anchor.clear()
+            plan.anchor[step] = decode(run.x0(run.order[0], step)[None])
+        anchor = plan.anchor[step]
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             pictures = decode(run.predict(leaf, work).x0)
-            distances = [torch.as_tensor(self.perceptual(p[None], anchor)).reshape(()) for p in pictures]
+            distances = [self._distance(plan.reward, p, anchor, i) for p, (i, _) in zip(pictures, work, strict=True)]
             total = torch.stack(distances).sum()
         run.stats.gradients += len(work) * (1 if run.uncond is None else 2)
         gradient: torch.Tensor = torch.autograd.grad(total, leaf)[0]
@@ -107,3 +114,18 @@ class SyncDiffusion(MultiDiffusion):
                 "float32 or bfloat16."
             )
         return gradient
+
+    def _distance(self, reward: Reward | None, picture: torch.Tensor, anchor: torch.Tensor, view: int) -> torch.Tensor:
+        """L of a view's picture [3, H, W] and the anchor's [1, 3, H, W]."""
+        if reward is not None:
+            return -torch.as_tensor(reward(picture * 0.5 + 0.5, [anchor[0] * 0.5 + 0.5], view)).reshape(())
+        assert self.perceptual is not None and not isinstance(self.perceptual, Reward)
+        return torch.as_tensor(self.perceptual(picture[None], anchor)).reshape(())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The reward that stands for the distance, if one does, and the anchor's picture by step: the one under way."""
+
+    reward: Reward | None
+    anchor: dict[int, Any] = field(default_factory=dict)

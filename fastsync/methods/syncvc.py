@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,12 +13,14 @@ from .. import ops
 from ..canvases.base import Canvas, Neighbours
 from ..diffusion import is_vanishing
 from ..errors import check_choice, check_int, check_number, shown
+from ..priors.base import Prediction
+from ..rewards.base import Reward, RewardFunction, as_reward
+from ..rewards.panel import Panel
 from ..run import Address, Run
 from ..scheduling import Order, Work
 from .base import Method
 from .coupling import Rule, coupling_table
 
-Reward = Callable[[torch.Tensor, Sequence[torch.Tensor], int], torch.Tensor]
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
@@ -31,7 +34,13 @@ class SyncVC(Method):
     (sums over a view), where ``T x0'`` is what the earlier views of the same t, at their optimised controls, show at
     the view's cells, M is the area that they cover, and ``eps~ = eps(x~) + M (x~ - T x') (1/lambda)(t/T_max) / b_t`` is
     the prediction coupled to their noisy states x'. The view then steps with eps~ from x~. A view spends K + 1
-    evaluations and K gradients a step; the first view spends one evaluation.
+    evaluations and K gradients a step; the first view spends one evaluation, unless a reward speaks of it.
+
+    With ``search=n`` no gradient is taken, and rewards need none. A view has n candidates at every step: x itself, and
+    n - 1 whose noise is drawn anew by a share r, ``x~ = x + b_t ((sqrt(1 - r^2) - 1) eps + r z)``, which are as noisy
+    as x is. The one with the least ``w |M (x0(x~) - T x0')|^2 - rewards`` goes on (path-integral control, looking one
+    step ahead; noise like the prior's own is no deviation from it, so none is charged). A view spends n evaluations a
+    step. ``z`` is a crop of one canvas noise a step and candidate, the same in every order of work.
 
     Args:
         iterations: K. 0 leaves the coupling alone, which is SyncSDE's rule.
@@ -43,13 +52,20 @@ class SyncVC(Method):
         control_cost: c, what the control's own size costs.
         kl_scheme: ``"none"`` (as published), or ``"ddim"``, which scales kappa by the square of the step's own
             coefficient of eps, ``(sqrt(b_s^2 - sigma^2) - a_s b_t/a_t)^2``.
-        rewards: functions ``reward(x0_i [C, h, w], earlier: list of [C, h, w], i) -> scalar`` to maximise beside the
-            overlap, differentiable in ``x0_i``. With rewards the first view gets a control as well.
+        rewards: what to maximise beside the overlap: rewards of :mod:`fastsync.rewards`, and functions
+            ``reward(x0_i [C, h, w], earlier: list of [C, h, w], i) -> scalar``, differentiable in ``x0_i`` unless
+            ``search`` is given. The first view gets a control as well where a reward speaks of it (functions do).
         composite: the final canvas: ``"over"`` paints later views over earlier ones, ``"merge"`` averages them.
         coupling: ``"published"``, whose total pull depends on the number of steps and can overshoot with few, or
             ``"stable"``: the same total pull at any number of steps, never above 1 a step. None takes the published
             one where it exists and the stable one on flow models, which start at a = 0.
         view_order: the views' indices in the order in which they are worked, 0 to N - 1 if None.
+        search: n, at least 2: choose among candidates in place of the gradient. ``iterations``, ``lr``, ``kl_weight``,
+            ``control_strength`` and ``control_cost`` then play no part. None: the gradient.
+        search_scale: r, from 0 (all candidates are x) to 1 (noise all new).
+
+    Raises:
+        TypeError, ValueError: settings out of range; a reward that says it has no gradient, without ``search``.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("wavefront", "sequential")
@@ -65,10 +81,12 @@ class SyncVC(Method):
         inv_lambda: float = 5.0,
         control_cost: float = 0.0,
         kl_scheme: Literal["none", "ddim"] = "none",
-        rewards: Sequence[Reward] | None = None,
+        rewards: Sequence[Reward | RewardFunction] | None = None,
         composite: Literal["over", "merge"] = "over",
         coupling: Rule | None = None,
         view_order: Sequence[int] | None = None,
+        search: int | None = None,
+        search_scale: float = 0.3,
     ) -> None:
         self.iterations = check_int("iterations", iterations, minimum=0)
         self.lr = self._rates(lr)
@@ -83,6 +101,11 @@ class SyncVC(Method):
                 f"rewards must be a list of functions reward(x0, earlier, i) -> scalar, got {shown(rewards)}."
             )
         self.rewards = tuple(rewards or ())
+        self.search = None if search is None else check_int("search", search, minimum=2)
+        self.search_scale = check_number("search_scale", search_scale, minimum=0.0, maximum=1.0)
+        for reward in self.rewards:
+            if self.search is None and not as_reward(reward).differentiable:
+                raise ValueError(f"{shown(reward)} has no gradient: choose by it with SyncVC(search=n), e.g. search=4.")
         self.composite = check_choice("composite", composite, ("over", "merge"))
         self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
         if not isinstance(view_order, (Sequence, type(None))):
@@ -110,8 +133,8 @@ class SyncVC(Method):
         return list(self._view_order)
 
     def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
-        """The views that a view overlaps; all earlier ones where rewards may look at any."""
-        if self.rewards:
+        """The views that a view overlaps; all earlier ones where a reward looks at them."""
+        if any(as_reward(reward).reads_earlier for reward in self.rewards):
             position = {view: n for n, view in enumerate(order)}
             return [tuple(order[: position[i]]) for i in range(canvas.num_views)]
         return canvas.neighbours(order).sources
@@ -127,22 +150,31 @@ class SyncVC(Method):
         kl = torch.full_like(table.a, self.kl_weight)
         if self.kl_scheme == "ddim":
             kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
-        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl)
+        rewards = [as_reward(reward) for reward in self.rewards]
+        panel = Panel(rewards, run.canvas, run.order, run.sources, _decoder(run), run.x0)
+        run.candidates = 0 if self.search is None else self.search - 1
+        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl, panel)
 
     def advance(self, run: Run, work: Work) -> None:
-        """Optimise the batch's controls, then take the coupled step from the controlled views."""
+        """Choose the batch's controls, then take the coupled step from the controlled views."""
         plan, x = run.prepared, run.states(work)
         steps = torch.tensor([k for _, k in work], device=run.device)
         address = run.address(work, plan.neighbours)
-        controlled = [n for n, (i, _) in enumerate(work) if run.sources[i] or self.rewards]
-        if controlled and self.iterations:
-            rows = torch.tensor(controlled, device=run.device)
-            some = [work[n] for n in controlled]
+        controlled = [n for n, (i, _) in enumerate(work) if run.sources[i] or plan.panel.speaks_of(i)]
+        rows = torch.tensor(controlled, device=run.device)
+        some = [work[n] for n in controlled]
+        if controlled and self.iterations and self.search is None:
             x = x.index_copy(0, rows, self._optimise(run, some, x[rows], address.rows(rows), steps[rows]))
         with torch.no_grad():
             prediction = run.predict(x, work)
+        if controlled and self.search is not None:
+            best = [t.index_select(0, rows) for t in (x, *prediction)]
+            best = self._search(run, some, best, address.rows(rows))
+            x, *estimates = (t.index_copy(0, rows, u) for t, u in zip((x, *prediction), best, strict=True))
+            prediction = Prediction(*estimates)
         x_next = run.step(prediction, work, plan.step_pull[steps], x, address)
         run.advance(work, x_next, prediction.x0)
+        plan.panel.done(work)
 
     def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
         """The final canvas, painted in work order or merged."""
@@ -171,7 +203,7 @@ class SyncVC(Method):
                 eps_free,
                 control if self.control_strength == 1.0 or not self.control_cost else self.control_strength * control,
                 overlap_gradient,
-                self._reward_gradient(run, work, at.x0) if self.rewards else None,
+                plan.panel.gradient(work, at.x0) if self.rewards else None,
                 run.pool_x,
                 place,
                 index,
@@ -211,25 +243,45 @@ class SyncVC(Method):
             )
         return x
 
-    def _reward_gradient(self, run: Run, work: Work, x0: torch.Tensor) -> torch.Tensor:
-        """Gradient of the sum of rewards on the clean estimates [B, C, h, w]."""
-        gradients = []
-        for (view, step), clean in zip(work, x0, strict=True):
-            leaf = clean.detach().requires_grad_()
-            earlier = [run.x0(j, step) for j in run.sources[view]]
-            with torch.enable_grad():
-                values = [torch.as_tensor(reward(leaf, earlier, view)).reshape(()) for reward in self.rewards]
-            # A reward may be constant for some views, e.g. the first one when it compares with earlier ones.
-            values = [value for value in values if value.requires_grad]
-            gradients.append(torch.autograd.grad(values, leaf)[0] if values else torch.zeros_like(leaf))
-        return torch.stack(gradients)
+    def _search(self, run: Run, work: Work, free: list[torch.Tensor], address: Address) -> list[torch.Tensor]:
+        """The best candidates and their estimates ``[x~, x0, eps]``, from the uncontrolled ones, [B, C, h, w] each.
+
+        One call of the network a candidate: batches stay as large as ``max_batch`` allows, and only the best is kept.
+        """
+        start, x0, eps = free
+        b = run.at("b", work).to(start.dtype)[:, None, None, None]
+        kept = math.sqrt(1.0 - self.search_scale**2)
+        best, best_score = free, self._score(run, work, x0, address)
+        for candidate in range(run.candidates):
+            drawn = self.search_scale * run.candidate_noise(work, candidate)
+            x = start + b * ((kept - 1.0) * eps + drawn)
+            with torch.no_grad():
+                prediction = run.predict(x, work)
+            score = self._score(run, work, prediction.x0, address)
+            better = score > best_score
+            best_score = torch.where(better, score, best_score)
+            better = better[:, None, None, None]
+            best = [torch.where(better, new, old) for new, old in zip((x, *prediction), best, strict=True)]
+        return best
+
+    def _score(self, run: Run, work: Work, x0: torch.Tensor, address: Address) -> torch.Tensor:
+        """Rewards and the overlap's [B] at clean estimates [B, C, h, w]."""
+        overlap, _ = ops.overlap_loss(x0, run.pool_x0, *address)
+        score = -self.reward_weight * overlap
+        return score + run.prepared.panel.scores(work, x0) if self.rewards else score
+
+
+def _decoder(run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The prior's decoder; looked up when it is needed, since rewards of the prior's own units need none."""
+    return lambda x0: run.prior.decode(x0)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a run's steps and views need: who reads whom, and per-step coefficients [T]."""
+    """What a run's steps and views need: who reads whom, per-step coefficients [T], and the rewards."""
 
     neighbours: Neighbours
     eps_pull: torch.Tensor
     step_pull: torch.Tensor
     kl: torch.Tensor
+    panel: Panel

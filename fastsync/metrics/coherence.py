@@ -3,6 +3,7 @@
 Half precision is computed in float32, float64 stays float64. Results have the batch shape of the input.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,12 +67,13 @@ def overlap_disagreement(
     views: Tensor,
     origins: Sequence[tuple[int, int]],
     loop_width: int | None = None,
+    loop_height: int | None = None,
 ) -> Tensor:
     """Mean |difference| of two views' samples on the cells that both cover, over all pairs of views and their cells.
 
-    `views`: `[N, C, h, w]`; `origins`: the (y, x) of each view's upper left cell on the canvas; `loop_width`: the
-    canvas's width where it closes to a loop. Returns a scalar in the units of `views`. Raises `ValueError` where no two
-    views meet.
+    `views`: `[N, C, h, w]`; `origins`: the (y, x) of each view's upper left cell on the canvas; `loop_width` and
+    `loop_height`: the canvas's sides where they close to a loop. Returns a scalar in the units of `views`. Raises
+    `ValueError` where no two views meet.
     """
     if views.ndim != 4 or views.shape[0] != len(origins):
         raise ValueError(
@@ -79,12 +81,12 @@ def overlap_disagreement(
             "it needs [N, C, h, w] and N origins."
         )
     views = views.to(_computing_dtype(views))
-    turns = (0,) if loop_width is None else (-loop_width, 0, loop_width)
+    rows, columns = ((0,) if side is None else (-side, 0, side) for side in (loop_height, loop_width))
     differences = []
     for j, (y_j, x_j) in enumerate(origins):
         for i, (y_i, x_i) in enumerate(origins[:j]):
-            for turn in turns:
-                here, there = _common(views[i], views[j], y_j - y_i, x_j - x_i + turn)
+            for down, right in itertools.product(rows, columns):
+                here, there = _common(views[i], views[j], y_j - y_i + down, x_j - x_i + right)
                 differences.append((here - there).abs().flatten())
     common = torch.cat(differences) if differences else views.new_empty(0)
     if common.numel() == 0:

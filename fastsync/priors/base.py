@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from .. import ops
 from ..diffusion import NoiseSchedule
+from ..errors import shown
 
 
 class Prediction(NamedTuple):
@@ -114,3 +115,36 @@ class NetworkPrior:
     def sampling(self) -> Iterator[None]:
         """Entered for the length of a run; priors with weights freeze them here and give them back as they were."""
         yield
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """The module without gradients for its weights; the flags that were set are set again afterwards."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def strings(
+    prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    """Prompts, and as many negative ones (or None), checked; a single negative prompt serves all."""
+    prompts = _strings("prompt", prompt)
+    negatives = None if negative_prompt is None else _strings("negative_prompt", negative_prompt)
+    if negatives is not None and len(negatives) == 1:
+        negatives = negatives * len(prompts)
+    if negatives is not None and len(negatives) != len(prompts):
+        raise ValueError(f"negative_prompt must be one or {len(prompts)} strings, got {len(negatives)}.")
+    return prompts, negatives
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    found = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    if not found or not all(isinstance(s, str) for s in found):
+        raise TypeError(f"{name} must be a string or a list of strings, got {shown(value)}.")
+    return found

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..diffusion import NoiseSchedule
-from ..errors import check_pair, shown
-from .base import NetworkPrior
+from ..errors import check_pair
+from .base import NetworkPrior, frozen, strings
 
 # Settings of a UNet that takes more than a noisy latent, a time and a text.
 _EXTRA_CONDITIONS = (
@@ -97,12 +97,7 @@ class DiffusersPrior(NetworkPrior):
 
         A single negative prompt serves all prompts; None means the empty one.
         """
-        prompts = _strings("prompt", prompt)
-        negatives = None if negative_prompt is None else _strings("negative_prompt", negative_prompt)
-        if negatives is not None and len(negatives) == 1:
-            negatives = negatives * len(prompts)
-        if negatives is not None and len(negatives) != len(prompts):
-            raise ValueError(f"negative_prompt must be one or {len(prompts)} strings, got {len(negatives)}.")
+        prompts, negatives = strings(prompt, negative_prompt)
         with torch.no_grad():
             cond, uncond = self.pipe.encode_prompt(prompts, self.device, 1, True, negatives)
         return cond, uncond
@@ -120,18 +115,5 @@ class DiffusersPrior(NetworkPrior):
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Freeze the UNet: a backward pass to the input then costs about a forward; flags are restored afterwards."""
-        frozen = [p for p in self.pipe.unet.parameters() if p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(False)
-        try:
+        with frozen(self.pipe.unet):
             yield
-        finally:
-            for p in frozen:
-                p.requires_grad_(True)
-
-
-def _strings(name: str, value: Any) -> list[str]:
-    strings = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
-    if not strings or not all(isinstance(s, str) for s in strings):
-        raise TypeError(f"{name} must be a string or a list of strings, got {shown(value)}.")
-    return strings

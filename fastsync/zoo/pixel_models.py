@@ -1,4 +1,4 @@
-"""The parts of an embedded pixel-space prior, untrained, as DeepFloyd IF has them: T5 tokenizer and encoder, UNet, scheduler."""
+"""The parts of an embedded pixel-space prior, untrained, as DeepFloyd IF has them: T5 encoder, UNet, scheduler."""
 
 from __future__ import annotations
 

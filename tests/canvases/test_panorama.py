@@ -113,21 +113,26 @@ def test_cells_that_nobody_sees_keep_what_they_had():
 METHODS = {"SyncTweedies": fs.SyncTweedies, "SyncSDE": fs.SyncSDE, "SyncVC": lambda: fs.SyncVC(iterations=2)}
 
 
-def panorama(turn, method, z, cond):
-    """A run with everything turned to the right by some columns of the canvas."""
-    cameras = [(azimuth + 360 * turn / SIZE[1], elevation, fov) for azimuth, elevation, fov in CAMERAS]
+def panorama(turn, method, z, cond, surface):
+    """A run with everything turned down and to the right by some rows and columns of the canvas."""
+    (down, right), (height, width) = turn, z.shape[2:]
+    cameras = [
+        (azimuth + 360 * right / width, (elevation - 360 * down / height + 180) % 360 - 180, fov)
+        for azimuth, elevation, fov in CAMERAS
+    ]
     prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), (2, *WINDOW), dtype=torch.float64)
-    canvas = fs.PanoramaCanvas(SIZE, cameras, WINDOW)
-    return fs.sample(prior, canvas, METHODS[method](), cond=cond, latents=z.roll(turn, 3), num_inference_steps=3)
+    canvas = fs.PanoramaCanvas((height, width), cameras, WINDOW, surface)
+    return fs.sample(prior, canvas, METHODS[method](), cond=cond, latents=z.roll(turn, (2, 3)), num_inference_steps=3)
 
 
+@pytest.mark.parametrize("surface", ["sphere", "cylinder", "torus"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_seam_is_no_special_place(method):
-    z, cond = randn(1, 2, *SIZE), 0.5 * randn(10, 2, *WINDOW, seed=1)
-    still = panorama(0, method, z, cond)
-    for turn in (8, 52):
-        turned = panorama(turn, method, z, cond)
-        assert relative(turned.canvas, still.canvas.roll(turn, 3)) < 1e-6
+def test_the_seam_is_no_special_place(method, surface):
+    z, cond = randn(1, 2, 96 if surface == "torus" else 48, 96), 0.5 * randn(10, 2, *WINDOW, seed=1)
+    still = panorama((0, 0), method, z, cond, surface)
+    for turn in [(0, 8), (0, 52)] + [(44, 0), (50, 90)] * (surface == "torus"):
+        turned = panorama(turn, method, z, cond, surface)
+        assert relative(turned.canvas, still.canvas.roll(turn, (2, 3))) < 1e-6
         assert relative(turned.views, still.views) < 1e-6
 
 

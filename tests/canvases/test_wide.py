@@ -5,11 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from exact_priors import ddim, nonlinear, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_syncvc import run_syncvc
 
+import fastsync as fs
 from fastsync import WideCanvas
 
+LOOPS = [False, True, "x", "y", "xy"]
 ORDER_SEEDS = st.integers(0, 2**16)
 
 
@@ -18,7 +22,7 @@ def canvases(draw):
     h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     size = (h + draw(st.integers(0, 7)), w + draw(st.integers(0, 7)))
     stride = (draw(st.integers(1, h)), draw(st.integers(1, w)))
-    return WideCanvas(size, (h, w), stride, loop=draw(st.booleans()))
+    return WideCanvas(size, (h, w), stride, loop=draw(st.sampled_from(LOOPS)))
 
 
 def randn(*shape, seed=0):
@@ -64,8 +68,10 @@ def test_windows_are_where_their_origins_say(canvas):
     assert canvas.origins == sorted(canvas.origins)  # row-major
     bottom = canvas.origins[-1][0] + canvas.window[0]
     right = canvas.origins[-1][1] + canvas.window[1]
-    assert bottom == canvas.size[0]  # flush
-    assert right == canvas.size[1] if not canvas.loop else right >= canvas.size[1]
+    in_y, in_x = canvas.loop in ("y", "xy"), canvas.loop in (True, "x", "xy")
+    assert bottom >= canvas.size[0] if in_y else bottom == canvas.size[0]  # flush
+    assert right >= canvas.size[1] if in_x else right == canvas.size[1]
+    assert canvas.period == (in_y * canvas.size[0], in_x * canvas.size[1])
 
 
 @given(canvases())
@@ -154,6 +160,67 @@ def test_a_loop_covers_the_seam():
     # The closing window meets both its neighbours.
     assert sorted(canvas.neighbours(range(3)).sources[2]) == [0, 1]
     assert sorted(WideCanvas((2, 8), (2, 4), 3).neighbours(range(3)).sources[2]) == [1]
+
+
+def test_true_is_a_loop_in_x():
+    plain, named = (WideCanvas((5, 9), (4, 4), 3, loop=loop) for loop in (True, "x"))
+    assert plain.origins == named.origins and plain.period == named.period == (0, 9)
+    assert plain.neighbours(range(6)).shift == named.neighbours(range(6)).shift
+
+
+def test_loops_in_y_and_in_both_directions_by_hand():
+    canvas = WideCanvas((6, 4), (4, 4), (2, 4), loop="y")
+    assert canvas.origins == [(0, 0), (2, 0), (4, 0)]
+    z = torch.arange(24.0).reshape(1, 1, 6, 4)
+    assert canvas.project(z)[2, 0, :, 0].tolist() == [16.0, 20.0, 0.0, 4.0]
+    # The closing window meets both its neighbours, the one before it by a plain shift that wraps.
+    assert sorted(canvas.neighbours(range(3)).sources[2]) == [0, 1]
+    assert canvas.neighbours([2, 0, 1]).shift[0] == (2, -4, 0) and canvas.neighbours([2, 0, 1]).period == (6, 0)
+    torus = WideCanvas((6, 6), (4, 4), 3, loop="xy")
+    assert torus.origins == [(0, 0), (0, 3), (3, 0), (3, 3)]
+    assert torus.coverage[0, 0].tolist() == [[4, 2, 2, 4, 2, 2], [2, 1, 1, 2, 1, 1], [2, 1, 1, 2, 1, 1]] * 2
+    # Some window holds each cell together with the cells right of and below it, those across the borders too.
+    held = [set(cells(torus, i).values()) for i in range(4)]
+    for y, x in itertools.product(range(6), range(6)):
+        for other in ((y, (x + 1) % 6), ((y + 1) % 6, x)):
+            assert any({(y, x), other} <= window for window in held)
+
+
+@pytest.mark.parametrize("loop", ["y", "xy"])
+@pytest.mark.parametrize("method", [fs.MultiDiffusion, fs.SyncTweedies])
+def test_a_closed_border_is_no_special_place(method, loop):
+    # Moved by whole strides the same windows see the same noise, only in another order.
+    canvas = WideCanvas((6, 8), (4, 4), 2, loop=loop)
+    prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), (2, 4, 4), dtype=torch.float64)
+    common = {"cond": 0.5 * randn(1, 2, 4, 4, seed=1), "num_inference_steps": 4}
+    z = randn(1, 2, *canvas.size)
+    still = fs.sample(prior, canvas, method(), latents=z, **common).canvas
+    for turn in [(2, 0), (4, 0)] + [(0, 6), (4, 2)] * (loop == "xy"):
+        moved = fs.sample(prior, canvas, method(), latents=z.roll(turn, (2, 3)), **common).canvas
+        assert relative(moved, still.roll(turn, (2, 3))) < 1e-12
+
+
+@pytest.mark.parametrize(("loop", "size"), [("y", (7, 7)), ("xy", (7, 7)), ("xy", (6, 4)), ("y", (9, 4))])
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_chains_on_grids_that_close(loop, size, iterations):
+    canvas, steps = WideCanvas(size, (4, 4), 3, loop=loop), 3
+    assert not bool((canvas.coverage == 0).any())
+    prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), (2, 4, 4), dtype=torch.float64)
+    cond, z = 0.5 * randn(canvas.num_views, 2, 4, 4, seed=1), randn(1, 2, *size)
+    generator = torch.Generator().manual_seed(2)
+    noise = [torch.randn(1, 2, *size, generator=generator, dtype=torch.float64) for _ in range(steps)]
+    expected, painted = run_syncvc(
+        nonlinear, ddim(steps_offset=1), steps, canvas.project(z), size, canvas.origins, cond,
+        iterations=iterations, eta=0.5, noise=noise,
+    )  # fmt: skip
+    # SyncVC without iterations is SyncSDE.
+    for method in [fs.SyncVC(iterations=iterations)] + [fs.SyncSDE()] * (iterations == 0):
+        for order in method.orders:
+            out = fs.sample(
+                prior, canvas, method, cond=cond, latents=z, num_inference_steps=steps, eta=0.5, order=order,
+                generator=torch.Generator().manual_seed(2),
+            )  # fmt: skip
+            assert relative(out.views, expected) < 1e-9 and relative(out.canvas, painted) < 1e-9
 
 
 def test_projected_noise_stays_white():

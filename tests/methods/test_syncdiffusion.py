@@ -3,6 +3,7 @@ import torch
 from exact_priors import Counting, ddim, nonlinear, randn, relative
 
 import fastsync as fs
+from fastsync.rewards import Overlap, Perceptual, Style
 
 
 def looks(a, b):
@@ -82,9 +83,44 @@ def test_what_it_spends(guided):
     assert out.stats.calls == counter.calls == 5 * 2 + 2
 
 
+def colours(x0):
+    """A made-up decoder without a clamp: [B, 2, h, w] to [B, 3, h, w]."""
+    return torch.tanh(torch.stack([x0[:, 0] + 0.5 * x0[:, 1], x0[:, 1], x0[:, 0] * x0[:, 1]], 1))
+
+
+def layers(pictures):
+    return [torch.tanh(pictures.roll(1, -1) - 0.5 * pictures + 0.2), pictures[..., ::2, ::2].sin()]
+
+
+def test_rewards_stand_for_the_distance():
+    prior, canvas, cond, z = setup()
+    alike, style = Perceptual(layers, 2.0), Style(torch.sigmoid(randn(3, 8, 8)), features=layers)
+    common = {"cond": cond, "latents": z, "num_inference_steps": 3}
+    pairs = [
+        (alike, lambda a, b: 2.0 * alike.distance(a / 2 + 0.5, b / 2 + 0.5)),
+        (style, lambda a, b: -style(a[0] / 2 + 0.5, [], 0)),
+    ]
+    plain = fs.sample(prior, canvas, fs.SyncDiffusion(0.0), **common)
+    for reward, distance in pairs:
+        outs = [
+            fs.sample(prior, canvas, fs.SyncDiffusion(5.0, perceptual=p, decode=colours), **common)
+            for p in (reward, distance)
+        ]
+        assert relative(outs[0].views, outs[1].views) < 1e-12 < 1e-6 < relative(outs[0].views, plain.views)
+
+
+def test_by_default_it_looks_with_the_embedded_features():
+    method = fs.SyncDiffusion(5.0, decode=colours)
+    assert isinstance(method.perceptual, Perceptual) and fs.SyncDiffusion(0.0).perceptual is None
+    prior, canvas, cond, z = setup()
+    out = fs.sample(prior, canvas, method, cond=cond, latents=z, num_inference_steps=2)
+    plain = fs.sample(prior, canvas, fs.MultiDiffusion(), cond=cond, latents=z, num_inference_steps=2)
+    assert torch.isfinite(out.views).all() and relative(out.views, plain.views) > 1e-6
+
+
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="needs perceptual="):
-        fs.SyncDiffusion()
+    with pytest.raises(ValueError, match="must judge pictures, with a gradient, and Overlap does not"):
+        fs.SyncDiffusion(perceptual=Overlap())
     with pytest.raises(TypeError, match="perceptual must be callable"):
         fs.SyncDiffusion(perceptual=3)
     with pytest.raises(ValueError, match="weight"):

@@ -5,6 +5,7 @@ from reference_syncvc import run_syncvc
 
 import fastsync as fs
 from fastsync import ops
+from fastsync.rewards import Overlap, Perceptual, Reward, Style
 from fastsync.run import Run
 
 CANVASES = {
@@ -403,8 +404,187 @@ def test_rewards_are_asked_about_every_view():
     assert out.stats.gradients == counter.backward_rows == 2 * steps * 3 * k
     plain = fs.sample(prior, canvas, fs.SyncVC(iterations=k), **common)
     assert float(out.views[0].sum()) > float(plain.views[0].sum()) + 1  # the first view has a control too
-    only = fs.SyncVC(iterations=k, rewards=[lambda x0, earlier, i: 0.0])  # constant for all views
-    assert relative(fs.sample(prior, canvas, only, **common).views, plain.views) < 1e-12
+    flat = fs.SyncVC(iterations=k, rewards=[lambda x0, earlier, i: 0.0 * x0.sum()])
+    assert relative(fs.sample(prior, canvas, flat, **common).views, plain.views) < 1e-12
+
+
+def layers(pictures):
+    return [torch.tanh(pictures.roll(1, -1) - 0.5 * pictures + 0.2), pictures[..., ::2, ::2].sin()]
+
+
+def pictures_setup(name="chain"):
+    """Views are pictures [3, h, w] in [-1, 1] as far as rewards know."""
+    prior, canvas, cond, uncond, z = setup(name, channels=3)
+    prior.eps_fn = Counting(nonlinear)
+    return prior, canvas, {"cond": cond, "uncond": uncond, "latents": z, "num_inference_steps": 3}
+
+
+STYLE = {"reference": torch.sigmoid(randn(3, 8, 8, seed=4)), "style_weight": 100.0, "features": layers}
+
+
+@pytest.mark.parametrize("name", ["chain", "grid"])
+@pytest.mark.parametrize(
+    ("rewards", "first"),
+    [
+        ([Style(**STYLE)], True),
+        ([Perceptual(layers)], False),
+        ([Overlap()], False),
+        ([Perceptual(layers), Style(**STYLE)], True),
+    ],
+    ids=["style", "perceptual", "overlap", "both"],
+)
+def test_the_first_view_has_a_control_where_a_reward_speaks_of_it(rewards, first, name):
+    prior, canvas, common = pictures_setup(name)
+    k, steps, n = 2, 3, canvas.num_views
+    results = []
+    for order in ("sequential", "wavefront"):
+        prior.eps_fn = Counting(nonlinear)
+        out = fs.sample(prior, canvas, fs.SyncVC(k, rewards=rewards), order=order, **common)
+        assert out.stats.gradients == prior.eps_fn.backward_rows == 2 * steps * k * (n if first else n - 1)
+        assert out.stats.evaluations == prior.eps_fn.rows == 2 * steps * (n + k * (n if first else n - 1))
+        results.append(out.views)
+    assert relative(*results) < 1e-10
+
+
+def test_rewards_that_read_no_earlier_views_let_them_be():
+    _, canvas, _, _, _ = setup("grid")
+    order = list(range(canvas.num_views))
+    assert fs.SyncVC(rewards=[Style(**STYLE)]).sources(canvas, order) == canvas.neighbours(order).sources
+    assert fs.SyncVC(rewards=[Perceptual(layers)]).sources(canvas, order)[-1] == tuple(order[:-1])
+
+
+def test_rewards_of_pictures_rise():
+    prior, canvas, common = pictures_setup()
+    prior.decode = lambda x: torch.tanh(x.flip(1))
+    style, alike = Style(**STYLE), Perceptual(layers, weight=100.0)
+
+    def judged(views):
+        pictures = prior.decode(views) / 2 + 0.5
+        styles = [float(style(p, [], i)) for i, p in enumerate(pictures)]
+        return styles, sum(float(alike(p, [pictures[0]], 1)) for p in pictures[1:])
+
+    def run(*rewards):
+        method = fs.SyncVC(10, reward_weight=0.0, rewards=rewards, inv_lambda=0.0)
+        return judged(fs.sample(prior, canvas, method, **common).views)
+
+    (plain_style, plain_alike), (styles, _), (_, likeness) = run(), run(style), run(alike)
+    assert all(got > before for got, before in zip(styles, plain_style, strict=True))  # of every view, the first too
+    assert sum(styles) > 0.9 * sum(plain_style) and likeness > 0.9 * plain_alike
+
+
+def test_rewards_of_pictures_run_on_a_canvas_of_one_view():
+    prior, _, common = pictures_setup()
+    common["cond"] = common["cond"][:1]
+    canvas, common["latents"] = fs.WideCanvas((4, 6), (4, 6), 4), common["latents"][..., :6]
+    for method in (fs.SyncVC(2, rewards=[Style(**STYLE)]), fs.SyncVC(search=2, rewards=[Style(**STYLE)])):
+        out = fs.sample(prior, canvas, method, **common)
+        assert out.stats.gradients == (0 if method.search else 2 * 3 * 2)
+
+
+# ---- search --------------------------------------------------------------------------------------------------------
+
+
+def bright_cells(x0, earlier, i):
+    return int((x0 > 0.3).sum())  # a count has no gradient
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("name", ["chain", "loop", "grid"])
+def test_search_gives_the_same_in_every_order(name, eta):
+    prior, canvas, cond, uncond, z = setup(name)
+    prior.eps_fn = counter = Counting(nonlinear)
+    n, steps, views = 3, 4, canvas.num_views
+    results = []
+    for first, rewards in ((True, [bright_cells]), (False, [])):
+        for settings in ({"order": "sequential"}, {"order": "wavefront"}, {"order": "wavefront", "max_batch": 1}):
+            counter.rows, generator = 0, torch.Generator().manual_seed(3)
+            method = fs.SyncVC(search=n, rewards=rewards)
+            out = fs.sample(
+                prior, canvas, method, cond=cond, uncond=uncond, latents=z, num_inference_steps=steps, eta=eta,
+                generator=generator, **settings,
+            )  # fmt: skip
+            assert out.stats.evaluations == counter.rows == 2 * steps * (n * views if first else n * (views - 1) + 1)
+            assert out.stats.gradients == counter.backward_rows == 0
+            results.append(out.views)
+            assert relative(out.views, results[0 if first else 3]) < 1e-10
+    assert relative(results[0], results[3]) > 1e-3
+
+
+def test_search_raises_what_it_searches_for():
+    prior, canvas, cond, _, z = setup("chain")
+    common = {"cond": cond, "latents": z, "num_inference_steps": 8}
+
+    def run(n, **options):
+        method = fs.SyncVC(0, inv_lambda=0.0, **(options | {"search": n} if n > 1 else {}))
+        return fs.sample(prior, canvas, method, generator=torch.Generator().manual_seed(1), **common).views
+
+    count = [bright_cells(run(n, rewards=[bright_cells], reward_weight=0.0), [], 0) for n in (1, 4, 16)]
+    assert count[0] + 5 < count[1] < count[2]
+    gap = [float((v[1:, ..., :2] - v[:-1, ..., 4:])[:1].abs().mean()) for v in (run(1), run(16))]
+    assert gap[1] < 0.9 * gap[0]
+
+
+def test_one_step_of_search_by_hand():
+    # The whole run is one step with one new candidate: what goes on is the better of the two.
+    prior, canvas, cond, _, z = setup("chain", timestep_spacing="trailing")
+    weights = {"reward_weight": 0.002, "inv_lambda": 0.0}
+    out = fs.sample(
+        prior, canvas, fs.SyncVC(search=2, search_scale=0.6, rewards=[bright_cells], **weights),
+        cond=cond, latents=z, num_inference_steps=1, eta=0.7, generator=torch.Generator().manual_seed(13),
+    )  # fmt: skip
+    table, generator = prior.schedule.steps(1, 0.7), torch.Generator().manual_seed(13)
+    drawn, noise = (canvas.project(torch.randn(z.shape, generator=generator, dtype=torch.float64)) for _ in range(2))
+    t, a, b = table.timesteps, table.a[0], table.b[0]
+    starts, clean, chosen = [x for _, x in canvas.origins], [], []
+    for i, x in enumerate(canvas.project(z)):
+        best = None
+        for moved in (0, 1):
+            if moved:
+                x = x + b * ((0.8 - 1) * best[2] + 0.6 * drawn[i])
+            eps = nonlinear(x[None], t, cond[i : i + 1])[0]
+            x0 = (x - b * eps) / a
+            score = float(bright_cells(x0, [], i))
+            if i:
+                shift = starts[i] - starts[i - 1]
+                score -= 0.002 * float((x0[..., : 6 - shift] - clean[-1][..., shift:]).square().sum())
+            if best is None or score > best[0]:
+                best, pick = (score, x0, eps), moved
+        clean.append(best[1])
+        chosen.append((pick, table.a_next[0] * best[1] + table.direction[0] * best[2] + table.sigma[0] * noise[i]))
+    assert {pick for pick, _ in chosen} == {0, 1}
+    assert relative(out.views, torch.stack([v for _, v in chosen])) < 1e-9
+
+
+def test_search_without_scale_or_reason_changes_nothing():
+    prior, canvas, cond, _, z = setup("chain")
+    common = {"cond": cond, "latents": z, "num_inference_steps": 3}
+    plain = fs.sample(prior, canvas, fs.SyncVC(0), **common).views
+    for method in (fs.SyncVC(search=2, search_scale=0.0), fs.SyncVC(search=2, reward_weight=0.0)):
+        assert relative(fs.sample(prior, canvas, method, **common).views, plain) < 1e-12
+
+
+class Count(Reward):
+    differentiable = False
+
+    def __call__(self, x0, earlier, i):
+        return bright_cells(x0, earlier, i)
+
+
+def test_rewards_without_gradient_need_search():
+    with pytest.raises(ValueError, match="has no gradient: choose by it with SyncVC") as caught:
+        fs.SyncVC(rewards=[Count()])
+    assert "\n" not in str(caught.value)
+    fs.SyncVC(search=2, rewards=[Count()])
+    prior, canvas, cond, _, z = setup("chain")
+    for order in ("sequential", "wavefront"):
+        with pytest.raises(TypeError, match="bright_cells gave no gradient for any view") as caught:
+            method = fs.SyncVC(1, rewards=[bright_cells])
+            fs.sample(prior, canvas, method, cond=cond, latents=z, num_inference_steps=3, order=order)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="search must be at least 2, got 1"):
+        fs.SyncVC(search=1)
+    with pytest.raises(ValueError, match="search_scale must be"):
+        fs.SyncVC(search=2, search_scale=1.1)
 
 
 @pytest.mark.parametrize("order", ["sequential", "wavefront"])

@@ -110,6 +110,18 @@ def test_two_windows_of_a_loop_meet_on_both_sides():
     assert overlap_disagreement(views, origins, loop_width=6).item() == pytest.approx(0.5)
 
 
+def test_windows_of_a_torus_meet_on_all_sides():
+    plane = torch.rand(1, 5, 6, dtype=torch.float64)
+    origins = [(0, 0), (0, 3), (3, 0), (3, 3)]
+    views = torch.stack([plane.roll((-y, -x), (1, 2))[..., :4, :4] for y, x in origins])
+    assert overlap_disagreement(views, origins, loop_width=6, loop_height=5) == 0
+    assert overlap_disagreement(views[::2], origins[::2], loop_height=5) == 0
+    # Rows 3 and 4, 0 and 1 of view 0 and rows 0 to 3 of view 2 are three common rows: 3, 0 and 1. One is changed.
+    views[2, :, 2] += 1
+    assert overlap_disagreement(views[::2], origins[::2], loop_height=5).item() == pytest.approx(1 / 3)
+    assert overlap_disagreement(views[::2], origins[::2]) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("cycles", "share"), [(1 / 8, 0.0), (3 / 8, 1.0), (1 / 2, 1.0)])
 def test_crispness_of_a_wave(cycles, share, dtype):

@@ -24,9 +24,9 @@ def name(character: str, rng: np.random.Generator) -> str:
     """What a caption calls a character: `6`, `the digit 6`, `six`, `m`, `the letter m`."""
     low = character.lower()
     if character.isdigit():
-        forms = (low, low, f"the digit {low}", f"digit {low}", f"the number {low}", f"number {low}", _NUMBERS[int(low)])
+        forms = [low, low, f"the digit {low}", f"digit {low}", f"the number {low}", f"number {low}", _NUMBERS[int(low)]]
     else:
-        forms = (low, low, f"the letter {low}", f"letter {low}", f"the letter {low}", f"the capital letter {low}")
+        forms = [low, low, f"the letter {low}", f"letter {low}", f"the letter {low}", f"the capital letter {low}"]
     return str(forms[int(rng.integers(len(forms)))])
 
 
@@ -34,7 +34,8 @@ def caption(glyph: Glyph, rng: np.random.Generator) -> str:
     """A short lower-case caption. The character is always named; ink, paper and hand each in about 30 %."""
     what = name(glyph.character, rng)
     has_ink, has_paper, has_hand = rng.random(3) < 0.3
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     if has_hand:
         words = _HANDS[glyph.hand]
         before.append(words[int(rng.integers(len(words)))])

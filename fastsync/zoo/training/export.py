@@ -37,6 +37,7 @@ def export(run: Run, target: Path | None = None) -> None:
 
 
 def read_checkpoint(run: Run, stage: str) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
+    """What `fit` saved of a stage, on the CPU: `["average"]` holds the weights of each module by name."""
     state: dict[str, dict[str, dict[str, torch.Tensor]]] = torch.load(
         run.work / f"{stage}.pt", map_location="cpu", weights_only=True
     )

@@ -1,4 +1,4 @@
-"""The stages of the prior `glyphs`: pictures, classifier, denoiser, export. It has no autoencoder: it lives in pixels."""
+"""The stages of the prior `glyphs`: pictures, classifier, denoiser, export. It lives in pixels: no autoencoder."""
 
 from __future__ import annotations
 

@@ -1,0 +1,228 @@
+"""What the tasks of ``SyncPipeline`` share: their common options, the run itself, and what they return."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import torch
+
+from .canvases import Canvas
+from .errors import check_choice, check_int, check_number, shown
+from .methods import (
+    Independent,
+    Method,
+    MultiDiffusion,
+    StochSync,
+    SyncDiffusion,
+    SyncSDE,
+    SyncTweedies,
+    SyncVC,
+)
+from .priors import DeepFloydPrior, DiffusersPrior
+from .run import Stats
+from .sampler import SyncOutput, sample
+from .scheduling import Order
+
+METHODS: dict[str, type[Method]] = {
+    "syncvc": SyncVC,
+    "multidiffusion": MultiDiffusion,
+    "synctweedies": SyncTweedies,
+    "syncsde": SyncSDE,
+    "syncdiffusion": SyncDiffusion,
+    "stochsync": StochSync,
+    "independent": Independent,
+}
+OutputType = Literal["pil", "np", "pt", "latent"]
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every task of :class:`fastsync.SyncPipeline`.
+
+    Keys:
+        method: ``"syncvc"`` (default), ``"multidiffusion"``, ``"synctweedies"``, ``"syncsde"``, ``"syncdiffusion"``,
+            ``"stochsync"``, ``"independent"``, or a method object with your settings.
+        negative_prompt, num_inference_steps (50), guidance_scale, eta (0), generator, output_type ("pil"): as in
+            diffusers.
+        latents: initial noise, of the canvas [1, C, H, W] or of each view [N, C, h, w], in the prior's cells.
+        seed: makes the result repeatable (instead of ``generator``); drawn and recorded if neither is given.
+        order, max_batch: as in :func:`fastsync.sample`.
+        progress: show a progress bar (True).
+        callback_on_step_end: ``f(pipe, step, t, {"latents": views}) -> {} or {"latents": views}``, as in diffusers.
+        callback_on_step_end_tensor_inputs: what the callback wants to see; there is only ``"latents"``.
+    """
+
+    method: str | Method
+    negative_prompt: str | None
+    num_inference_steps: int
+    guidance_scale: float | None
+    eta: float
+    seed: int | None
+    generator: torch.Generator | None
+    latents: torch.Tensor | None
+    order: Order | None
+    max_batch: int | None
+    output_type: OutputType
+    progress: bool
+    callback_on_step_end: StepCallback | None
+    callback_on_step_end_tensor_inputs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class SyncPipelineOutput:
+    """What a task of :class:`SyncPipeline` returns.
+
+    Attributes:
+        images: as ``output_type`` says: PIL images, an array [n, H, W, 3] or tensor [n, 3, H, W] in [0, 1], or latents.
+            The picture is the first (``illusion``: what each view shows follows).
+        latents: the canvas [1, C, H/f, W/f].
+        views: the final views [N, C, h, w], in the prior's cells.
+        canvas: the canvas object, which knows the views' places.
+        stats: what the run spent.
+        parameters: everything that is needed to make the picture again, ready for JSON.
+    """
+
+    images: Any
+    latents: torch.Tensor
+    views: torch.Tensor
+    canvas: Any
+    stats: Stats
+    parameters: dict[str, Any]
+
+
+def method_of(options: Options) -> Method:
+    """The method that the options name, as an object."""
+    method = options.get("method", "syncvc")
+    if isinstance(method, str):
+        return METHODS[check_choice("method", method, METHODS)]()
+    return method
+
+
+def check_options(task: str, options: Options) -> None:
+    """TypeError for a keyword that no task knows, ValueError for values that do not fit, before anything is built."""
+    unknown = sorted(set(options) - set(Options.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"{task}() got an unexpected keyword argument {unknown[0]!r}: it takes its own and "
+            f"{', '.join(Options.__annotations__)}."
+        )
+    check_int("num_inference_steps", options.get("num_inference_steps", 50))
+    check_number("eta", options.get("eta", 0.0), minimum=0.0, maximum=1.0)
+    check_choice("output_type", options.get("output_type", "pil"), ("pil", "np", "pt", "latent"))
+    callback, inputs = options.get("callback_on_step_end"), options.get("callback_on_step_end_tensor_inputs", [])
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback_on_step_end must be callable, got {shown(callback)}.")
+    if list(inputs) not in ([], ["latents"]):
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be ['latents'], got {shown(inputs)}.")
+    if options.get("seed") is not None and options.get("generator") is not None:
+        raise ValueError("seed and generator were both given: pass one of them.")
+    seed, guidance = options.get("seed"), options.get("guidance_scale")
+    if seed is not None and check_int("seed", seed, minimum=0) >= 2**64:
+        raise ValueError(f"seed must be under 2**64, got {seed}: choose a smaller one.")
+    if guidance is not None:
+        check_number("guidance_scale", guidance)
+    method_of(options)
+
+
+def check_prompts(prompt: str | Sequence[str], count: int, view: str) -> list[str]:
+    """One prompt for all views, or one a view; ``view`` is what the task calls one."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"prompt must be a string or a list of strings, got {shown(prompt)}.")
+    if len(texts) not in (1, count):
+        raise ValueError(
+            f"prompt must be one or {count} strings (one a {view}), got {len(texts)}: the picture has {count} {view}s."
+        )
+    return list(texts)
+
+
+def run(
+    prior: DiffusersPrior | DeepFloydPrior,
+    canvas: Canvas,
+    method: Method,
+    prompts: Sequence[str],
+    paint: Callable[[SyncOutput], torch.Tensor],
+    parameters: Mapping[str, Any],
+    guidance_scale: float,
+    options: Options,
+) -> SyncPipelineOutput:
+    """Sample ``canvas`` and paint the result.
+
+    Args:
+        prompts: one for all views, or one a view.
+        paint: makes the pictures [n, 3, H, W], about [-1, 1], of the sampled output.
+        parameters: of the task itself; those of the options are added.
+        guidance_scale: where the options give none.
+    """
+    seed, generator = options.get("seed"), options.get("generator")
+    if generator is None:
+        seed = secrets.randbelow(2**32) if seed is None else int(seed)
+        generator = torch.Generator().manual_seed(seed)
+    chosen = options.get("guidance_scale")
+    guidance = guidance_scale if chosen is None else float(chosen)
+    steps, eta = int(options.get("num_inference_steps", 50)), float(options.get("eta", 0.0))
+    negative, callback = options.get("negative_prompt"), options.get("callback_on_step_end")
+    output_type = options.get("output_type", "pil")
+    cond, uncond = prior.encode_prompt(list(prompts), negative)
+    out = sample(
+        prior,
+        canvas,
+        method,
+        cond=cond,
+        # diffusers' rule: guidance is on above 1.
+        uncond=uncond if guidance > 1 else None,
+        guidance_scale=guidance,
+        num_inference_steps=steps,
+        eta=eta,
+        latents=options.get("latents"),
+        generator=generator,
+        order=options.get("order"),
+        max_batch=options.get("max_batch"),
+        progress=options.get("progress", True),
+        callback=None if callback is None else _Callback(prior.pipe, callback),
+    )
+    images: Any = out.canvas
+    if output_type != "latent":
+        from diffusers.image_processor import VaeImageProcessor
+
+        with torch.no_grad():
+            pixels = paint(out)
+        images = VaeImageProcessor().postprocess(pixels.float(), output_type=output_type)
+    prior.pipe.maybe_free_model_hooks()  # models offloaded by accelerate go back to where they wait
+    parameters = {
+        **parameters,
+        "negative_prompt": negative,
+        "method": next((k for k, v in METHODS.items() if type(method) is v), type(method).__name__),
+        "method_settings": _settings(method),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "eta": eta,
+        "scheduler": type(prior.pipe.scheduler).__name__,
+        "seed": seed,
+        "dtype": str(prior.dtype).removeprefix("torch."),
+    }
+    return SyncPipelineOutput(images, out.canvas, out.views, canvas, out.stats, dict(parameters))
+
+
+class _Callback:
+    """Speaks diffusers' convention on one side and ``sample``'s on the other."""
+
+    def __init__(self, pipe: Any, function: Callable[..., Any]) -> None:
+        self.pipe, self.function = pipe, function
+
+    def __call__(self, step: int, t: torch.Tensor, state: Mapping[str, torch.Tensor]) -> Any:
+        return self.function(self.pipe, step, t, dict(state))
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    """A method's settings as JSON can hold them; functions and the like by their repr."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value if isinstance(value, (int, float, str, type(None))) else repr(value)
+
+    return {name.removeprefix("_"): plain(value) for name, value in vars(method).items()}
