@@ -48,8 +48,10 @@ def devices() -> list[torch.device]:
 def zoo_line(name: str) -> str:
     """Window and weight of an embedded prior, as people read it."""
     folder = Path(zoo.path(name))
-    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
-    side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+    side = json.loads((folder / "unet" / "config.json").read_text())["sample_size"]
+    if (folder / "vae").is_dir():
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+        side *= 2 ** (len(vae["block_out_channels"]) - 1)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"windows of {side}x{side} pixels, {size / 1e6:.1f} MB"
 

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_PIPELINES = ("scenes",)
-_GUIDANCE = {"scenes": 3.0}
+_PIPELINES = ("scenes", "glyphs")
+_GUIDANCE = {"scenes": 3.0, "glyphs": 3.0}
 
 
 def names() -> tuple[str, ...]:
@@ -14,12 +14,11 @@ def names() -> tuple[str, ...]:
 
 
 def path(name: str = "scenes") -> str:
-    """The folder of a pipeline in diffusers' own format, for `StableDiffusionPipeline.from_pretrained(path(name))`.
+    """The folder of a pipeline in diffusers' own format, for `DiffusionPipeline.from_pretrained(path(name))`.
 
     Raises `ValueError` for a name that the zoo does not know, and `FileNotFoundError` where its weights are missing.
     """
-    if name not in _PIPELINES:
-        raise ValueError(f"The zoo has no prior {name!r}; it has {', '.join(_PIPELINES)}: choose one of those.")
+    _check(name)
     if name not in names():
         raise FileNotFoundError(
             f"The weights of the prior {name!r} are not in this installation ({_WEIGHTS / name}); "
@@ -30,7 +29,7 @@ def path(name: str = "scenes") -> str:
 
 def guidance_scale(name: str = "scenes") -> float:
     """The guidance at which a prior was evaluated: the default of `SyncPipeline.from_zoo(name)`."""
-    path(name)
+    _check(name)
     return _GUIDANCE[name]
 
 
@@ -41,3 +40,8 @@ def fingerprint(name: str = "scenes") -> str:
         for file in sorted(folder.rglob("*.safetensors")):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _check(name: str) -> None:
+    if name not in _PIPELINES:
+        raise ValueError(f"The zoo has no prior {name!r}; it has {', '.join(_PIPELINES)}: choose one of those.")

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from fastsync import zoo
 from fastsync.files import replacing
-from fastsync.zoo import scenes
-from fastsync.zoo.classifier import HEADS, SceneClassifier
+from fastsync.zoo import glyphs, scenes
+from fastsync.zoo.classifier import Classifier, GlyphClassifier, SceneClassifier
 
 _SHEET_COLUMNS = 16
 
@@ -69,14 +69,49 @@ def generate(
     return np.concatenate(parts).astype(np.float32)
 
 
-def judge(classifier: SceneClassifier, images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Shares of windows whose place, time and weather the classifier finds as labelled, with the usual confusions.
+def named_characters(count: int, seed: int = 0) -> tuple[list[str], list[glyphs.Glyph]]:
+    """Captions of glyphs, all characters equally often, with the glyphs that they describe."""
+    rng = np.random.default_rng([seed, 11])
+    drawn = [glyphs.sample_glyph(rng, glyphs.CHARACTERS[k % len(glyphs.CHARACTERS)]) for k in range(count)]
+    return [glyphs.caption(glyph, rng) for glyph in drawn], drawn
 
-    `images` float [N, H, W, 3] in [0, 1]; `labels` int64 [N, 3] in the order of `HEADS`.
+
+@torch.no_grad()
+def generate_pixels(
+    pipeline: Any, prompts: list[str], steps: int = 30, guidance: float = 3.0, seed: int = 0, batch: int = 32,
+    progress: bool = True,
+) -> NDArray[np.float32]:  # fmt: skip
+    """As `generate`, for a pixel-space pipeline (`IFPipeline`), with deterministic steps, as methods take them."""
+    from fastsync import DeepFloydPrior, Independent, WideCanvas, sample
+
+    prior, parts = DeepFloydPrior(pipeline), []
+    _, h, w = prior.view_shape
+    for first in tqdm(range(0, len(prompts), batch), desc="windows", unit="batch", disable=not progress):
+        texts = prompts[first : first + batch]
+        draws = [torch.Generator().manual_seed(seed * 1_000_003 + first + k) for k in range(len(texts))]
+        cond, uncond = prior.encode_prompt(texts)
+        views = sample(
+            prior,
+            WideCanvas((h, w * len(texts)), (h, w), w),
+            Independent(),
+            cond=cond,
+            uncond=uncond,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            latents=torch.cat([torch.randn(1, *prior.view_shape, generator=draw) for draw in draws]),
+        ).views
+        parts.append((views.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy())
+    return np.concatenate(parts).astype(np.float32)
+
+
+def judge(classifier: Classifier, images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Shares of pictures in which the classifier finds what is labelled, by head, with the usual confusions.
+
+    `images` float [N, H, W, 3] in [0, 1]; `labels` int64 [N, heads] in the order of the classifier's heads.
     """
     found = classifier.classify(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float())
     report: dict[str, Any] = {}
-    for column, (name, classes) in enumerate(HEADS.items()):
+    for column, (name, classes) in enumerate(classifier.classes.items()):
         guess, truth = found[name].numpy(), labels[:, column]
         report[name] = float((guess == truth).mean())
         wrong: dict[str, int] = {}
@@ -89,7 +124,7 @@ def judge(classifier: SceneClassifier, images: NDArray[np.float32], labels: NDAr
 
 def evaluate(
     pipeline: Any,
-    classifier: SceneClassifier,
+    classifier: Classifier,
     windows: int = 256,
     steps: int = 30,
     guidance: float = 3.0,
@@ -97,22 +132,34 @@ def evaluate(
     real: int = 512,
     progress: bool = True,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The report on `windows` generated and `real` held-out procedural windows, and the generated ones."""
-    from fastsync.zoo.training.data import held_out_windows
-
-    pixels, labels, _ = held_out_windows(real, seed)
-    prompts, drawn = named_prompts(windows, seed)
+    """The report on `windows` generated and `real` held-out procedural pictures, and the generated ones."""
     started = time.monotonic()
-    images = generate(pipeline, prompts, steps, guidance, seed, progress=progress)
-    seconds = time.monotonic() - started
+    labels: list[Any]
+    if classifier.prior == "scenes":
+        from fastsync.zoo.training.data import held_out_windows
+
+        pixels, real_labels, _ = held_out_windows(real, seed)
+        prompts, places = named_prompts(windows, seed)
+        images, labels = (
+            generate(pipeline, prompts, steps, guidance, seed, progress=progress),
+            [*map(scenes.label, places)],
+        )
+    else:
+        from fastsync.zoo.training.glyphs import held_out_glyphs
+
+        pixels, held_out = held_out_glyphs(real, seed)
+        real_labels = np.array([[glyphs.CHARACTERS.index(glyph.character)] for glyph in held_out])
+        prompts, drawn = named_characters(windows, seed)
+        images = generate_pixels(pipeline, prompts, steps, guidance, seed, progress=progress)
+        labels = [[glyphs.CHARACTERS.index(glyph.character)] for glyph in drawn]
     report = {
         "windows": windows,
         "steps": steps,
         "guidance": guidance,
         "seed": seed,
-        "seconds": round(seconds, 1),
-        "generated": judge(classifier, images, np.array([scenes.label(scene) for scene in drawn])),
-        "real": {"windows": real, **judge(classifier, pixels.astype(np.float32) / 255.0, labels)},
+        "seconds": round(time.monotonic() - started, 1),
+        "generated": judge(classifier, images, np.array(labels)),
+        "real": {"windows": real, **judge(classifier, pixels.astype(np.float32) / 255.0, real_labels)},
     }
     return report, images
 
@@ -130,8 +177,8 @@ def sheet(images: NDArray[np.float32], columns: int = _SHEET_COLUMNS) -> Image.I
 
 def main(
     name: Annotated[str, typer.Argument(help="The prior to evaluate.")] = "scenes",
-    windows: Annotated[int, typer.Option(help="Generated windows.")] = 256,
-    real: Annotated[int, typer.Option(help="Held-out procedural windows.")] = 512,
+    windows: Annotated[int, typer.Option(help="Generated pictures.")] = 256,
+    real: Annotated[int, typer.Option(help="Held-out procedural pictures.")] = 512,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 30,
     guidance: Annotated[float | None, typer.Option(help="Scale of guidance; default: the prior's own.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
@@ -140,8 +187,8 @@ def main(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Report (JSON); default: print.")] = None,
     picture: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet (PNG).")] = None,
 ) -> None:
-    """Generate windows from prompts that name place and time, and let the classifier judge them."""
-    from diffusers import StableDiffusionPipeline
+    """Generate pictures from prompts that name what they show, and let the prior's classifier judge them."""
+    from diffusers import DiffusionPipeline
 
     for target in (output, picture):
         if target is not None and not target.resolve().parent.is_dir():
@@ -149,8 +196,9 @@ def main(
     if guidance is None:
         guidance = zoo.guidance_scale(name)
     source = zoo.path(name) if folder is None else str(folder / name)
-    pipeline = StableDiffusionPipeline.from_pretrained(source).to(device, torch.float32)
-    classifier = SceneClassifier.load(None if folder is None else folder / f"{name}-classifier")
+    pipeline = DiffusionPipeline.from_pretrained(source).to(device, torch.float32)
+    judges: dict[str, type[Classifier]] = {"scenes": SceneClassifier, "glyphs": GlyphClassifier}
+    classifier = judges[name].load(None if folder is None else folder / f"{name}-classifier")
     report, images = evaluate(pipeline, classifier, windows, steps, guidance, seed, real)
     report["weights"] = zoo.fingerprint(name) if folder is None else None
     report["versions"] = {package: version(package) for package in ("fastsync", "torch", "diffusers", "transformers")}
