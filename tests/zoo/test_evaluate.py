@@ -36,6 +36,8 @@ def test_a_caption_without_a_time_names_none():
 
 def test_judging_counts_hits_and_confusions():
     class Stub:
+        classes = SceneClassifier.classes
+
         def classify(self, pixels):
             n = len(pixels)
             return {name: torch.zeros(n, dtype=torch.int64) for name in ("place", "time", "weather")}
