@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 SOURCES := $(wildcard csrc/*)
 
-.PHONY: demo test bench lint format types wheel check-cuda sanitize clean distclean
+.PHONY: demo test bench gallery lint format types wheel check-cuda sanitize clean distclean
 
 demo: $(VENV)/.package
 	@$(BIN)/python -m bench.demo -o demo.png
@@ -25,6 +25,10 @@ test: lint types
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.ops
 	$(BIN)/python -m bench.report
+
+# Contact sheets of all tasks by all methods; takes an hour on two cores, and goes on where it was stopped.
+gallery: $(VENV)/.package
+	$(BIN)/python -m bench.gallery
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -62,7 +62,9 @@ def main(
             if not path.exists():
                 out = task.make(number, method)
                 save_picture(_joined(out.images), path, out.parameters)
-        rows = [[Image.open(folder / f"{n}_{m}.png") for m in task.methods] for n in range(len(task.titles))]
+        rows = [
+            [Image.open(folder / f"{n}_{m}.png").convert("RGB") for m in task.methods] for n in range(len(task.titles))
+        ]
         sheet = _below(task, rows) if task.wide else _beside(task, rows)
         save_picture(sheet, output / f"{name}.webp")
 

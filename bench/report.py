@@ -210,9 +210,16 @@ def _sweep(result: Results) -> str:
 
 
 def _evaluation(result: Results) -> str:
-    heads = ("place", "time", "weather")
+    heads = [name for name, value in result["generated"].items() if isinstance(value, float)]
     rows = [[name, *(f"{result[name][head]:.1%}" for head in heads)] for name in ("generated", "real")]
-    return _table(["windows", *heads], rows, "lrrr")
+    return _table(["pictures", *heads], rows, "l" + "r" * len(heads))
+
+
+def _ambigrams(result: Results) -> str:
+    both = result["summary"]["both"]
+    pairs = list(next(iter(both.values())))
+    rows = [[method, *(f"{share[pair]:.0%}" for pair in pairs)] for method, share in both.items()]
+    return _table(["method", *pairs], rows, "l" + "r" * len(pairs)) + "\n\n" + _source(result)
 
 
 _QUALITIES = ("crispness", "place_confidence", "time_confidence")
@@ -220,6 +227,8 @@ _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "coherence_scenes": (_coherence, "python -m bench.coherence"),
     "sweep_syncvc_scenes": (_sweep, "python -m bench.sweep_syncvc"),
     "evaluate_scenes": (_evaluation, "python -m fastsync.zoo.evaluate scenes"),
+    "evaluate_glyphs": (_evaluation, "python -m fastsync.zoo.evaluate glyphs"),
+    "ambigrams_glyphs": (_ambigrams, "python -m bench.ambigrams"),
 }
 
 

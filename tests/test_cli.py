@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from tiny_pipelines import PIXELS, make_pipeline
+from tiny_pipelines import PIXELS, make_pipeline, make_pixel_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
@@ -21,6 +21,13 @@ TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     make_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_pixels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_pixels")
+    make_pixel_pipeline().save_pretrained(folder)
     return str(folder)
 
 
@@ -166,3 +173,71 @@ def test_the_command_as_a_process(tiny, tmp_path):
     assert bad.stdout == ""
     assert "Traceback" not in bad.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["a.jpg"]
+
+
+# ---- the other tasks ----------------------------------------------------------------------------------------------
+
+
+def test_panorama_writes_what_viewers_open_as_one(tiny, here):
+    result = run("panorama", "dunes", "--model", tiny, "--method", "synctweedies", *TINY_STEPS, "-o", "p.jpg")
+    assert result.exit_code == 0, result.output
+    with Image.open("p.jpg") as picture:
+        assert b'ProjectionType="equirectangular"' in picture.info["xmp"]
+        assert picture.width > 3 * picture.height
+    result = run("panorama", "dunes", "--model", tiny, "--poles", "--width", 64, "--method", "stochsync", *TINY_STEPS)
+    assert result.exit_code == 0, result.output
+    metadata = read_metadata("out.png")
+    assert (metadata["task"], metadata["width"], metadata["seed"]) == ("panorama", 64, 3)
+    with Image.open("out.png") as picture:
+        assert picture.size == (64, 32) and "equirectangular" in picture.text["XML:com.adobe.xmp"]
+
+
+def test_illusion_writes_picture_view_and_animation(tiny_pixels, here):
+    result = run("illusion", "a cat", "a dog", "--view", "flip", "--model", tiny_pixels, *TINY_STEPS, "-o", "i.png")
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in here.iterdir()) == ["i.gif", "i.png", "i_flip.png"]
+    with Image.open("i.png") as picture, Image.open("i_flip.png") as view, Image.open("i.gif") as animation:
+        assert view.tobytes() == picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
+        assert animation.n_frames > 10
+    assert read_metadata("i.png")["views"] == ["identity", "flip"]
+
+
+def test_two_prompts_turn_by_themselves(tiny_pixels, here):
+    result = run("illusion", "6", "9", "--model", tiny_pixels, "--method", "syncsde", *TINY_STEPS)
+    assert result.exit_code == 0, result.output
+    assert read_metadata("out.png")["views"] == ["identity", "rotate_180"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["6", "9", "8", "--view", "flip"], "3 prompts need 2 --view, got 1"),
+        (["6", "9", "--view", "upside"], "view must be one of"),
+        (["6", "9", "8", "--view", "flip", "--view", "flip"], "a view was given twice"),
+        (["6", "9", "-o", "a.gif"], "a picture needs one of"),
+    ],
+)
+def test_illusions_that_make_no_sense_are_one_sentence(here, arguments, words):
+    assert_one_sentence(run("illusion", *arguments), here, words)
+
+
+def test_compose_reads_masks_from_files(tiny, here):
+    for name, box in (("left", (0, 0, 16, 32)), ("top", (0, 0, 32, 10))):
+        mask = Image.new("L", (32, 32))
+        mask.paste(255, box)
+        mask.save(f"{name}.png")
+    regions = ["--mask", "left.png", "--prompt", "a cat", "--mask", "top.png", "--prompt", "a dog"]
+    result = run("compose", "a sky", *regions, "--model", tiny, "--method", "syncsde", *TINY_STEPS, "-o", "c.webp")
+    assert result.exit_code == 0, result.output
+    result = run("compose", "a sky", *regions, "--model", tiny, "--method", "multidiffusion", *TINY_STEPS)
+    assert result.exit_code == 0, result.output
+    metadata = read_metadata("out.png")
+    assert metadata["prompts"] == ["a cat", "a dog"] and metadata["masks"] == ["left.png", "top.png"]
+    assert metadata["background"] == "a sky"
+
+
+def test_compositions_that_make_no_sense_are_one_sentence(tiny, here):
+    model = ["--model", tiny]
+    assert_one_sentence(run("compose", "sky", "--mask", "no.png", "--prompt", "cat", *model), here, "there is no file")
+    both = ["--mask", "a.png", "--mask", "b.png", "--prompt", "a cat"]
+    assert_one_sentence(run("compose", "sky", *both, *model), here, "2 masks and 1 prompts")
