@@ -54,7 +54,7 @@ def wide(
     width: Annotated[int | None, typer.Option(help="Pixels; four windows' worth if not given.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; one window if not given.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring windows share.")] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Let the right border continue on the left one.")] = False,
+    loop: Annotated[str | None, typer.Option(help="Close the picture: x, y, or xy (a seamless tile).")] = None,
     method: MethodName = "syncvc",
     model: Model = "scenes",
     steps: Steps = 50,
@@ -68,13 +68,14 @@ def wide(
     """Sample a wide picture. PNG files carry all that is needed to make them again."""
     with _one_sentence():
         check_picture_path(output)
+        closed = check_choice("loop", loop, (None, "x", "y", "xy")) or False
         sync = _load(model, device, dtype, method)
         out = sync.wide(
             prompt,
             width=width,
             height=height,
             overlap=overlap,
-            loop=loop,
+            loop=closed,
             **_options(negative, method, steps, guidance, max_batch, seed),
         )
         _save(out, output, model, sync)

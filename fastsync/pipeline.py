@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -111,7 +111,7 @@ class SyncPipeline:
         height: int | None = None,
         width: int | None = None,
         overlap: int | None = None,
-        loop: bool = False,
+        loop: bool | Literal["x", "y", "xy"] = False,
         **options: Unpack[Options],
     ) -> SyncPipelineOutput:
         """A picture of any size from overlapping windows of the model's own size.
@@ -120,9 +120,10 @@ class SyncPipeline:
             prompt: one for all windows, or one a window (row-major).
             height, width: of the picture in pixels, at least the window's; by default one window high and four wide.
                 Any size: the last window is flush with the border, and pixels that do not fill a latent cell are cut
-                (with ``loop`` the width must fill its cells, or the cut would be seen).
+                (where ``loop`` closes the picture the side must fill its cells, or the cut would be seen).
             overlap: pixels that neighbouring windows share, a quarter of the window if None.
-            loop: close the picture in x, so that its right border continues on its left.
+            loop: close the picture: in x (True or ``"x"``), so that its right border continues on its left, in ``"y"``,
+                or in both, ``"xy"``, which makes a seamless tile.
             **options: :class:`fastsync.Options`.
         """
         check_options("wide", options)
@@ -143,19 +144,20 @@ class SyncPipeline:
                 f"overlap must be at most {(min(h, w) - 1) * scale} pixels (the model's window of {min(h, w) * scale} "
                 f"less one latent cell), got {overlap}: choose less."
             )
-        if loop and width % scale:
-            raise ValueError(
-                f"width must be a multiple of {scale} pixels (a latent cell) with loop=True, got {width}: use "
-                f"{width - width % scale} or {width - width % scale + scale}."
-            )
         size = (-(-height // scale), -(-width // scale))
         canvas = WideCanvas(size, window=(h, w), stride=(h - cells, w - cells), loop=loop)
+        for name, side, period in zip(("height", "width"), (height, width), canvas.period, strict=True):
+            if period and side % scale:
+                raise ValueError(
+                    f"{name} must be a multiple of {scale} pixels (a latent cell) with loop={loop!r}, got {side}: use "
+                    f"{side - side % scale} or {side - side % scale + scale}."
+                )
         return run(
             prior,
             canvas,
             method_of(options),
             check_prompts(prompt, canvas.num_views, "window"),
-            lambda out: _decode(prior, out.canvas, loop)[..., :height, :width],
+            lambda out: _decode(prior, out.canvas, canvas.period)[..., :height, :width],
             {
                 "task": "wide",
                 "model": self.name,
@@ -361,11 +363,9 @@ class SyncPipeline:
         )
 
 
-def _decode(prior: DiffusersPrior | DeepFloydPrior, latents: torch.Tensor, loop: bool) -> torch.Tensor:
-    """Canvas latents [1, C, H, W] to pixels; a closed canvas is decoded with its own other side as surroundings."""
-    if not loop:
-        return prior.decode(latents)
-    margin = min(latents.shape[-1], prior.window[1])
-    wrapped = torch.cat([latents[..., -margin:], latents, latents[..., :margin]], dim=-1)
-    edge = margin * prior.scale
-    return prior.decode(wrapped)[..., edge:-edge]
+def _decode(prior: DiffusersPrior | DeepFloydPrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:
+    """Canvas latents [1, C, H, W] to pixels; where the canvas closes, its other side is decoded along."""
+    y, x = (min(side, window) if side else 0 for side, window in zip(period, prior.window, strict=True))
+    pixels = prior.decode(torch.nn.functional.pad(latents, (x, x, y, y), mode="circular"))
+    top, left = y * prior.scale, x * prior.scale
+    return pixels[..., top : pixels.shape[-2] - top, left : pixels.shape[-1] - left]

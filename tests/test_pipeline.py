@@ -166,12 +166,29 @@ def test_a_loop_is_decoded_round_the_seam(sync):
     prior = fs.DiffusersPrior(sync.pipe)
     z = torch.randn(1, 4, 8, 24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        straight, rolled = _decode(prior, z, True), _decode(prior, z.roll(12, -1), True)
-        plain = _decode(prior, z, False)
+        straight, rolled = _decode(prior, z, (0, 24)), _decode(prior, z.roll(12, -1), (0, 24))
+        plain = _decode(prior, z, (0, 0))
     assert straight.shape == plain.shape == (1, 3, 16, 48)
     # Group norms see the margin as well, so equality is up to their statistics; the plain decoder's borders are off.
     difference = (rolled.roll(-24, -1) - straight).abs()
     assert difference[..., :4].mean() < 0.3 * (plain - straight).abs()[..., :4].mean()
+
+
+@pytest.mark.parametrize("method", ["multidiffusion", "syncvc"])
+def test_a_seamless_tile_is_closed_both_ways(sync, method):
+    """The tile, rolled with its noise, is the same tile; the decoder sees what lies across each border."""
+    z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    settings = {"height": 24, "width": 24, "overlap": 8, "seed": None, "loop": "xy", "method": method}
+    generator = {"generator": torch.Generator().manual_seed(0)}
+    tile = wide(sync, latents=z, **settings, **generator)
+    assert tile.images.shape == (1, 24, 24, 3)
+    if method == "multidiffusion":
+        rolled = wide(sync, latents=z.roll((4, 8), (-2, -1)), **settings, **generator)
+        torch.testing.assert_close(rolled.latents, tile.latents.roll((4, 8), (-2, -1)), atol=1e-4, rtol=1e-4)
+        # Group norms in the decoder see the margin as well.
+        np.testing.assert_allclose(rolled.images, np.roll(tile.images, (8, 16), (1, 2)), atol=0.05)
+    with pytest.raises(ValueError, match="height must be a multiple of 2 pixels"):
+        wide(sync, height=25, loop="y")
 
 
 def test_a_loop_must_fill_its_cells(sync):
