@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -40,11 +40,16 @@ class Stats:
     peak_memory: int | None = None
 
 
+# What of the network a control's gradient passes through: both of guidance's halves, the conditional one, or none, its
+# velocity being taken for a constant.
+Through = Literal["both", "cond", "nothing"]
+
+
 class Evaluation(NamedTuple):
     """One network call at leaf ``x``, with what is needed to go back through it.
 
     ``x0`` and ``eps`` [B, C, h, w] carry no gradient; ``raw`` does, and ``control_grad`` with ``kind`` and ``guided``
-    gives its cotangent.
+    gives its cotangent. Where only the conditional half can be gone back through, ``raw`` is that half.
     """
 
     x: torch.Tensor
@@ -53,6 +58,8 @@ class Evaluation(NamedTuple):
     raw: torch.Tensor
     kind: str
     guided: bool
+    through: Through
+    slope: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Address(NamedTuple):
@@ -262,14 +269,22 @@ class Run:
         """As ``predict``, at times t [B] that need not be the table's."""
         return self.prior.predict(x, t, *self._conditions(views), self.guidance_scale)
 
-    def evaluate(self, x: torch.Tensor, work: Work) -> Evaluation:
+    def evaluate(self, x: torch.Tensor, work: Work, through: Through = "both") -> Evaluation:
         """As ``predict``, ready to be gone back through by ``pullback``.
 
         Where the prior hands out its network's own output (and clips nothing), autograd holds the network alone: the
         ops around it have closed-form gradients. Else it holds the prior's whole prediction.
         """
+        if through == "nothing":
+            prediction = self.predict(x, work)
+            # With a eps - b x0 constant, x = a x0 + b eps moves x0 by a / (a^2 + b^2) and eps by b / (a^2 + b^2).
+            a, b = (self.at(name, work).to(x.dtype)[:, None, None, None] for name in ("a", "b"))
+            slope = (a / (a**2 + b**2), b / (a**2 + b**2))
+            return Evaluation(x, *prediction, x, "estimates", False, through, slope)
         x = x.detach().requires_grad_()
         t, cond, uncond = self._asked(work)
+        if through == "cond" and uncond is not None:
+            return self._evaluate_cond(x, t, cond, uncond)
         if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
             with torch.enable_grad():
                 raw = self.prior.raw(x, t, cond, uncond)
@@ -280,7 +295,26 @@ class Run:
                 prediction = self.prior.predict(x, t, cond, uncond, self.guidance_scale)
                 raw = torch.cat([prediction.x0, prediction.eps])
             kind, guided = "estimates", False
-        return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided)
+        return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided, "both")
+
+    def _evaluate_cond(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor
+    ) -> Evaluation:
+        """The two halves apart: only one keeps what a backward pass needs."""
+        prior = self.prior
+        if not isinstance(prior, NetworkPrior) or prior.schedule.clips:
+            raise ValueError(
+                "guidance_gradient='cond' needs a prior that hands out its network's own output and does not clip it: "
+                "use guidance_gradient='both'."
+            )
+        self.stats.calls += 1
+        with torch.no_grad():
+            constant = prior.raw(x.detach(), t, uncond, None)
+        with torch.enable_grad():
+            raw = prior.raw(x, t, cond, None)
+        both = torch.cat([constant, raw.detach()])
+        prediction = prior.convert(both, x.detach(), t, self.guidance_scale)
+        return Evaluation(x, *prediction, raw, prior.schedule.prediction_type, True, "cond")
 
     def pullback(
         self, evaluation: Evaluation, cotangent: torch.Tensor, peak: torch.Tensor
@@ -291,7 +325,12 @@ class Run:
         network's backward overflows otherwise; the product is then to be multiplied by the scale.
         """
         x, raw = evaluation.x, evaluation.raw
-        self.stats.gradients += len(x) * (1 if self.uncond is None else 2)
+        if evaluation.slope is not None:
+            g_x0, g_eps = cotangent.chunk(2)
+            return evaluation.slope[0] * g_x0 + evaluation.slope[1] * g_eps, None
+        if evaluation.through == "cond":
+            cotangent = cotangent[len(x) :]
+        self.stats.gradients += len(x) * (1 if self.uncond is None or evaluation.through == "cond" else 2)
         half = self.prior.dtype in (torch.float16, torch.bfloat16)
         scale = peak if half else None
         if not raw.requires_grad:

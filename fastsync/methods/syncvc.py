@@ -16,11 +16,12 @@ from ..errors import check_choice, check_int, check_number, shown
 from ..priors.base import Prediction
 from ..rewards.base import Reward, RewardFunction, as_reward
 from ..rewards.panel import Panel
-from ..run import Address, Run
+from ..run import Address, Run, Through
 from ..scheduling import Order, Work
 from .base import Method
 from .coupling import Rule, coupling_table
 
+TIMES = 1000  # the scale of `control_window`
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
@@ -63,6 +64,14 @@ class SyncVC(Method):
         search: n, at least 2: choose among candidates in place of the gradient. ``iterations``, ``lr``, ``kl_weight``,
             ``control_strength`` and ``control_cost`` then play no part. None: the gradient.
         search_scale: r, from 0 (all candidates are x) to 1 (noise all new).
+        control_window: ``(high, low)``, times on a scale of 1000 between which views get controls; the coupling holds
+            at all times. An approximation, as are the three that follow: measured in docs/performance.md. None: always.
+        jacobian: ``"full"``, the gradient through the network; or ``"identity"``, which takes the network's velocity
+            ``a eps - b x0`` for a constant (exact where views are white noise of unit variance): no backward pass.
+        guidance_gradient: ``"both"``, or ``"cond"``, which takes the unconditional half for a constant: half the
+            backward pass.
+        tolerance: a view whose loss falls in an iteration by less than this share of it gets no further ones. None: all
+            get all. Looks at the loss from the host in every iteration, and makes batches of any size.
 
     Raises:
         TypeError, ValueError: settings out of range; a reward that says it has no gradient, without ``search``.
@@ -87,6 +96,10 @@ class SyncVC(Method):
         view_order: Sequence[int] | None = None,
         search: int | None = None,
         search_scale: float = 0.3,
+        control_window: tuple[float, float] | None = None,
+        jacobian: Literal["full", "identity"] = "full",
+        guidance_gradient: Literal["both", "cond"] = "both",
+        tolerance: float | None = None,
     ) -> None:
         self.iterations = check_int("iterations", iterations, minimum=0)
         self.lr = self._rates(lr)
@@ -106,6 +119,15 @@ class SyncVC(Method):
         for reward in self.rewards:
             if self.search is None and not as_reward(reward).differentiable:
                 raise ValueError(f"{shown(reward)} has no gradient: choose by it with SyncVC(search=n), e.g. search=4.")
+        self.control_window = None if control_window is None else _checked_window(control_window)
+        self.jacobian = check_choice("jacobian", jacobian, ("full", "identity"))
+        self.guidance_gradient = check_choice("guidance_gradient", guidance_gradient, ("both", "cond"))
+        self.tolerance = None if tolerance is None else check_number("tolerance", tolerance, minimum=0.0, maximum=1.0)
+        if self.tolerance is not None and self.rewards:
+            raise ValueError(
+                "tolerance looks at the loss of overlap and prior, which rewards are not part of: use tolerance=None "
+                "with rewards."
+            )
         self.composite = check_choice("composite", composite, ("over", "merge"))
         self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
         if not isinstance(view_order, (Sequence, type(None))):
@@ -153,14 +175,19 @@ class SyncVC(Method):
         rewards = [as_reward(reward) for reward in self.rewards]
         panel = Panel(rewards, run.canvas, run.order, run.sources, _decoder(run), run.x0)
         run.candidates = 0 if self.search is None else self.search - 1
-        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl, panel)
+        high, low = self.control_window or (math.inf, -math.inf)
+        times = table.timesteps.double() * (TIMES / run.prior.schedule.num_train_timesteps)
+        steered = ((low <= times) & (times <= high)).tolist()
+        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl, panel, steered)
 
     def advance(self, run: Run, work: Work) -> None:
         """Choose the batch's controls, then take the coupled step from the controlled views."""
         plan, x = run.prepared, run.states(work)
         steps = torch.tensor([k for _, k in work], device=run.device)
         address = run.address(work, plan.neighbours)
-        controlled = [n for n, (i, _) in enumerate(work) if run.sources[i] or plan.panel.speaks_of(i)]
+        controlled = [
+            n for n, (i, k) in enumerate(work) if plan.steered[k] and (run.sources[i] or plan.panel.speaks_of(i))
+        ]
         rows = torch.tensor(controlled, device=run.device)
         some = [work[n] for n in controlled]
         if controlled and self.iterations and self.search is None:
@@ -186,18 +213,20 @@ class SyncVC(Method):
         self, run: Run, work: Work, start: torch.Tensor, address: Address, steps: torch.Tensor
     ) -> torch.Tensor:
         """K iterations of Adam from views ``start`` [B, C, h, w]; returns the controlled views x~."""
-        plan, (place, index, mask, period) = run.prepared, address
-        guidance = start.new_full((len(work),), run.guidance_scale)
-        a, b = run.at("a", work), run.at("b", work)
+        plan, everyone, chosen = run.prepared, work, torch.arange(len(work), device=start.device)
+        controls = torch.zeros_like(start)
+        x, eps_free, result = start, start, start
         control, first, second = (torch.zeros_like(start) for _ in range(3))
-        x, eps_free = start, start
+        before: torch.Tensor | None = None
         for iteration in range(self.iterations):
-            at = run.evaluate(x, work)
+            at = run.evaluate(x, work, through=self._through)
             if iteration == 0:
                 # u = 0: this evaluation is the prior's own prediction, and is never computed twice.
                 eps_free = at.eps
-            _, overlap_gradient = ops.overlap_loss(at.x0, run.pool_x0, place, index, mask, period)
-            _, cotangent, direct, peak = ops.control_grad(
+            a, b = run.at("a", work), run.at("b", work)
+            overlap, overlap_gradient = ops.overlap_loss(at.x0, run.pool_x0, *address)
+            place, index, mask, period = address
+            loss, cotangent, direct, peak = ops.control_grad(
                 x,
                 at.eps,
                 eps_free,
@@ -211,7 +240,7 @@ class SyncVC(Method):
                 plan.eps_pull[steps],
                 a,
                 b,
-                guidance,
+                x.new_full((len(work),), run.guidance_scale),
                 plan.kl[steps],
                 self.reward_weight,
                 self.control_cost,
@@ -232,16 +261,36 @@ class SyncVC(Method):
                 self.lr[iteration],
                 self.control_strength,
             )
+            if self.tolerance is None:
+                controls, result = control, x
+                continue
+            controls[chosen], result = control, result.index_copy(0, chosen, x)
+            loss = loss + self.reward_weight * overlap
+            if before is not None:
+                falling = (before - loss >= self.tolerance * before).nonzero()[:, 0]
+                if len(falling) < len(work):
+                    if not len(falling):
+                        break
+                    work, steps, chosen = [work[n] for n in falling.tolist()], steps[falling], chosen[falling]
+                    x, start, eps_free, loss = (t[falling] for t in (x, start, eps_free, loss))
+                    control, first, second = (t[falling] for t in (control, first, second))
+                    address = address.rows(falling)
+            before = loss
         # A gradient that is not finite leaves its mark on the control for good, so one look after the loop is enough:
         # the host must not wait inside it.
-        finite = torch.isfinite(control).flatten(1).all(1)
+        finite = torch.isfinite(controls).flatten(1).all(1)
         if not bool(finite.all()):
-            view, step = work[int((~finite).nonzero()[0, 0])]
+            view, step = everyone[int((~finite).nonzero()[0, 0])]
             raise FloatingPointError(
                 f"the control's gradient is not finite at view {view}, step {step}: lower reward_weight or lr, or run "
                 "the prior in float32 or bfloat16."
             )
-        return x
+        return result
+
+    @property
+    def _through(self) -> Through:
+        """What of the network the gradient passes through."""
+        return "nothing" if self.jacobian == "identity" else self.guidance_gradient
 
     def _search(self, run: Run, work: Work, free: list[torch.Tensor], address: Address) -> list[torch.Tensor]:
         """The best candidates and their estimates ``[x~, x0, eps]``, from the uncontrolled ones, [B, C, h, w] each.
@@ -271,6 +320,15 @@ class SyncVC(Method):
         return score + run.prepared.panel.scores(work, x0) if self.rewards else score
 
 
+def _checked_window(value: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"control_window must be (high, low), two times up to {TIMES}, got {shown(value)}.")
+    high, low = (check_number("control_window", t, minimum=0.0, maximum=TIMES) for t in value)
+    if high <= low:
+        raise ValueError(f"control_window must be (high, low) with high above low, got {shown(value)}.")
+    return high, low
+
+
 def _decoder(run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
     """The prior's decoder; looked up when it is needed, since rewards of the prior's own units need none."""
     return lambda x0: run.prior.decode(x0)
@@ -285,3 +343,4 @@ class _Plan:
     step_pull: torch.Tensor
     kl: torch.Tensor
     panel: Panel
+    steered: list[bool]
