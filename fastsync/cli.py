@@ -38,7 +38,7 @@ Model = Annotated[
 ]
 Steps = Annotated[int, typer.Option(help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")]
-MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; fewer need less memory.")]
+MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; what fits, if not given.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")]
 Dtype = Annotated[
@@ -260,7 +260,7 @@ def _options(
         "method": method,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
-        "max_batch": max_batch,
+        "max_batch": "auto" if max_batch is None else max_batch,
         "seed": seed,
     }
 

@@ -27,6 +27,7 @@ class Stats:
         gradients: rows that were also differentiated backward to their input.
         calls: batched network calls.
         padded: rows added only to keep batch shapes fixed (not in ``evaluations``).
+        max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
         seconds: wall clock of the run.
         peak_memory: bytes; the device's peak allocation during the run on CUDA, the process's peak so far on a CPU
             (None where the system does not tell).
@@ -36,6 +37,7 @@ class Stats:
     gradients: int = 0
     calls: int = 0
     padded: int = 0
+    max_batch: int = 0
     seconds: float = 0.0
     peak_memory: int | None = None
 

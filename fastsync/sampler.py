@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tqdm.auto import tqdm
 
 from . import scheduling
+from .batches import Batches
 from .canvases.base import Canvas
 from .diffusion import is_vanishing
 from .errors import check_choice, check_int, check_number, check_tensor, shape_text, shown
@@ -48,7 +50,7 @@ def sample(
     latents: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     order: scheduling.Order | None = None,
-    max_batch: int | None = None,
+    max_batch: int | Literal["auto"] | None = None,
     progress: bool = False,
     callback: Callback | None = None,
 ) -> SyncOutput:
@@ -71,7 +73,8 @@ def sample(
         order: ``"sequential"``, ``"batched"`` or ``"wavefront"`` (:mod:`fastsync.scheduling`); all give the same
             numbers up to floating-point batching effects. None takes the fastest that the method allows (with a
             callback: that keeps all views at one step).
-        max_batch: most views in one network call (guidance doubles the rows); None for no limit.
+        max_batch: most views in one network call (guidance doubles the rows); None for no limit; ``"auto"`` halves the
+            batches for the rest of the run whenever the memory is too small (``stats.max_batch`` says what fitted).
         progress: show a progress bar, one tick a view and step.
         callback: ``callback(step, t, {"latents": [N, C, h, w]})`` after each step of all views; a returned mapping
             with ``"latents"`` replaces the views (not in the wavefront, where other views are already ahead).
@@ -107,8 +110,11 @@ def sample(
         raise TypeError(
             f"generator must be a torch.Generator, got {shown(generator)}: use torch.Generator().manual_seed(0)."
         )
-    if max_batch is not None:
-        max_batch = check_int("max_batch", max_batch)
+    if isinstance(max_batch, str) and max_batch != "auto":
+        raise ValueError(f"max_batch must be a whole number, 'auto' or None, got {shown(max_batch)}.")
+    batches, most = Batches(adapt=max_batch == "auto"), None
+    if max_batch not in (None, "auto"):
+        most = check_int("max_batch", max_batch)
     if order is None:
         order = next((o for o in method.orders if callback is None or o != "wavefront"), "sequential")
     check_choice("order", order, scheduling.ORDERS)
@@ -153,16 +159,16 @@ def sample(
     ticks = tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress)
     # Outside the controls nothing is recorded for autograd.
     with torch.inference_mode(False), torch.no_grad(), freeze(), ticks as bar:
-        for work in scheduling.plan(order, view_order, level, run.steps, max_batch):
-            method.advance(run, work)
-            bar.update(len(work))
-            for _, step in work:
-                done[step] += 1
-                if done[step] == canvas.num_views:
-                    if method.joins:
-                        method.synchronise(run, step)
-                    if callback is not None:
-                        _call_back(callback, run, step, table.timesteps[step], order)
+        for batch in scheduling.plan(order, view_order, level, run.steps, most):
+            for work in batches.advance(method, run, batch):
+                bar.update(len(work))
+                for _, step in work:
+                    done[step] += 1
+                    if done[step] == canvas.num_views:
+                        if method.joins:
+                            method.synchronise(run, step)
+                        if callback is not None:
+                            _call_back(callback, run, step, table.timesteps[step], order)
         result, views = method.finish(run, run.after(run.steps - 1))
     if not bool(torch.isfinite(result).all()):
         raise FloatingPointError(

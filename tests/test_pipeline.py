@@ -220,7 +220,7 @@ def test_parameters_are_enough_to_make_the_picture_again(sync, method):
     )  # fmt: skip
     record = json.loads(json.dumps(out.parameters))
     assert record["task"] == "wide" and record["model"] and record["dtype"] == "float32"
-    method = fs.pipeline.METHODS[record["method"]](**record["method_settings"])
+    method = fs.task.METHODS[record["method"]](**record["method_settings"])
     again = wide(
         sync,
         method=method,
