@@ -60,6 +60,8 @@ def train_glyphs(run: Run, stage: Stage, pictures: int | None = None, target: Pa
     for one in GLYPH_STAGES if stage is Stage.all else [stage]:
         if one is Stage.data:
             glyphs.paint(run, pictures or 30_000)
+        elif one is Stage.adopt:
+            glyphs.adopt(run)
         elif one is Stage.classifier:
             glyphs.train_classifier(run)
         elif one is Stage.unet:
@@ -84,7 +86,7 @@ def main(
     """Train an embedded prior, stage by stage, resumable after any interruption."""
     if name not in ("scenes", "glyphs"):
         raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: scenes, glyphs.")
-    if name == "glyphs" and stage is not Stage.all and stage not in GLYPH_STAGES:
+    if name == "glyphs" and stage not in (*GLYPH_STAGES, Stage.all, Stage.adopt):
         raise typer.BadParameter(
             f"glyphs has no stage {stage.value!r}; it has {', '.join(s.value for s in GLYPH_STAGES)}."
         )

@@ -128,6 +128,21 @@ def test_stages_that_ended_are_not_run_again(trained):
     assert weights.is_dir()
 
 
+def test_the_export_can_be_trained_further(trained, tmp_path):
+    run, weights = trained
+    other = replace(run, work=tmp_path, steps=1)
+    for name in ("glyphs.npy", "glyphs.json"):
+        (tmp_path / name).symlink_to(run.work / name)
+    training.adopt(other, weights)
+    start = torch.load(tmp_path / "unet.pt", weights_only=True)["modules"]["unet"]
+    shipped = torch.load(run.work / "unet.pt", weights_only=True)["average"]["unet"]
+    torch.testing.assert_close(start["conv_in.weight"], shipped["conv_in.weight"], atol=1e-3, rtol=1e-3)
+    training.train_denoiser(other, pixel_models.TINY)
+    assert torch.load(tmp_path / "unet.pt", weights_only=True)["step"] == 1
+    with pytest.raises(FileExistsError, match="is there already"):
+        training.adopt(other, weights)
+
+
 def test_nothing_to_export_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to export"):
         training.export(Run(tmp_path, progress=False), tmp_path / "weights")

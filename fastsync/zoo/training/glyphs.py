@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
+from transformers import T5EncoderModel
 
 from fastsync.files import replacing
 from fastsync.zoo import glyphs
@@ -28,6 +30,7 @@ from fastsync.zoo.pixel_models import (
     make_tokenizer,
     make_unet,
 )
+from fastsync.zoo.training.adopt import write_checkpoint
 from fastsync.zoo.training.classifier import spoil
 from fastsync.zoo.training.export import WEIGHTS, read_checkpoint, replace_folder
 from fastsync.zoo.training.run import Run, fit
@@ -154,6 +157,14 @@ def export(run: Run, target: Path | None = None, size: PixelSize | None = None) 
         done = True
     if not done:
         raise FileNotFoundError(f"There is nothing to export in {run.work}; run the earlier stages first.")
+
+
+def adopt(run: Run, source: Path | None = None) -> None:
+    """Puts the weights of `source/glyphs` into the run's folder as `unet.pt`, at step 0, to be trained further."""
+    folder = (source or WEIGHTS) / "glyphs"
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    text_encoder = T5EncoderModel.from_pretrained(folder / "text_encoder")
+    write_checkpoint(run, "unet", {"unet": unet, "text_encoder": text_encoder})
 
 
 def _save_pipeline(run: Run, folder: Path, size: PixelSize) -> None:
