@@ -28,6 +28,7 @@ bench: $(VENV)/.dev
 
 # Contact sheets of all tasks by all methods; takes an hour on two cores, and goes on where it was stopped.
 gallery: $(VENV)/.package
+	docs/make_pictures.sh
 	$(BIN)/python -m bench.gallery
 
 lint: $(VENV)/.dev
