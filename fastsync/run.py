@@ -96,6 +96,7 @@ class Run:
         dtype, device: of the states (float32 or float64).
         prepared: what the method's ``begin`` returned.
         candidates: how many noises beside its own each step has for ``candidate_noise``; set in ``begin``.
+        buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
         num_inference_steps: as asked for; the table has as many steps, unless the method makes its own.
     """
 
@@ -115,6 +116,7 @@ class Run:
     prepared: Any = None
     candidates: int = 0
     num_inference_steps: int = 0
+    buckets: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self.steps = len(self.table)
@@ -265,11 +267,17 @@ class Run:
 
     def predict(self, x: torch.Tensor, work: Work) -> Prediction:
         """The prior's estimates at x [B, C, h, w] for the batch's views and times; every row is counted."""
-        return self.prior.predict(x, *self._asked(work), self.guidance_scale)
+        return self._predict(x, *self._asked(work))
 
     def predict_at(self, x: torch.Tensor, views: list[int], t: torch.Tensor) -> Prediction:
         """As ``predict``, at times t [B] that need not be the table's."""
-        return self.prior.predict(x, t, *self._conditions(views), self.guidance_scale)
+        return self._predict(x, t, *self._conditions(views))
+
+    def _predict(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
+    ) -> Prediction:
+        prediction = self.prior.predict(*self._padded(x, t, cond, uncond), self.guidance_scale)
+        return Prediction(*(estimate[: len(x)] for estimate in prediction))
 
     def evaluate(self, x: torch.Tensor, work: Work, through: Through = "both") -> Evaluation:
         """As ``predict``, ready to be gone back through by ``pullback``.
@@ -289,12 +297,12 @@ class Run:
             return self._evaluate_cond(x, t, cond, uncond)
         if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
             with torch.enable_grad():
-                raw = self.prior.raw(x, t, cond, uncond)
+                raw = self._raw(self.prior, x, t, cond, uncond)
             kind, guided = self.prior.schedule.prediction_type, uncond is not None
             prediction = self.prior.convert(raw.detach(), x.detach(), t, self.guidance_scale)
         else:
             with torch.enable_grad():
-                prediction = self.prior.predict(x, t, cond, uncond, self.guidance_scale)
+                prediction = self._predict(x, t, cond, uncond)
                 raw = torch.cat([prediction.x0, prediction.eps])
             kind, guided = "estimates", False
         return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided, "both")
@@ -311,12 +319,40 @@ class Run:
             )
         self.stats.calls += 1
         with torch.no_grad():
-            constant = prior.raw(x.detach(), t, uncond, None)
+            constant = self._raw(prior, x.detach(), t, uncond, None)
         with torch.enable_grad():
-            raw = prior.raw(x, t, cond, None)
+            raw = self._raw(prior, x, t, cond, None)
         both = torch.cat([constant, raw.detach()])
         prediction = prior.convert(both, x.detach(), t, self.guidance_scale)
         return Evaluation(x, *prediction, raw, prior.schedule.prediction_type, True, "cond")
+
+    def _raw(
+        self,
+        prior: NetworkPrior,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        cond: torch.Tensor | None,
+        uncond: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The network's output for x's own rows."""
+        raw = prior.raw(*self._padded(x, t, cond, uncond))
+        halves = 1 if uncond is None else 2
+        if len(raw) == halves * len(x):
+            return raw
+        return raw.unflatten(0, (halves, -1))[:, : len(x)].flatten(0, 1)
+
+    def _padded(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The arguments of a network call in the next batch size that the network knows, the last row repeated."""
+        count = len(x)
+        extra = next((size - count for size in self.buckets or () if size >= count), 0)
+        if not extra:
+            return x, t, cond, uncond
+        self.stats.padded += extra * (1 if uncond is None else 2)
+        rows = torch.arange(count + extra, device=x.device).clamp(max=count - 1)
+        cond, uncond = (c if c is None else c[rows] for c in (cond, uncond))
+        return torch.cat([x, x[-1:].detach().expand(extra, *x.shape[1:])]), t[rows], cond, uncond
 
     def pullback(
         self, evaluation: Evaluation, cotangent: torch.Tensor, peak: torch.Tensor

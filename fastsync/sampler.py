@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -51,6 +51,7 @@ def sample(
     generator: torch.Generator | None = None,
     order: scheduling.Order | None = None,
     max_batch: int | Literal["auto"] | None = None,
+    fixed_batches: bool = False,
     progress: bool = False,
     callback: Callback | None = None,
 ) -> SyncOutput:
@@ -75,6 +76,8 @@ def sample(
             callback: that keeps all views at one step).
         max_batch: most views in one network call (guidance doubles the rows); None for no limit; ``"auto"`` halves the
             batches for the rest of the run whenever the memory is too small (``stats.max_batch`` says what fitted).
+        fixed_batches: call the network with a few batch sizes only, for networks that are compiled for static shapes:
+            smaller batches are padded (``stats.padded``, a few percent of all rows). The numbers stay the same.
         progress: show a progress bar, one tick a view and step.
         callback: ``callback(step, t, {"latents": [N, C, h, w]})`` after each step of all views; a returned mapping
             with ``"latents"`` replaces the views (not in the wavefront, where other views are already ahead).
@@ -150,6 +153,7 @@ def sample(
             dtype=dtype,
             device=prior.device,
             num_inference_steps=num_inference_steps,
+            buckets=_buckets(order, view_order, level, len(table), most) if fixed_batches else None,
         )
         run.prepared = method.begin(run)
         run.start(_initial_views(run, latents))
@@ -176,6 +180,14 @@ def sample(
             "what the network returns."
         )
     return SyncOutput(result, views, run.close())
+
+
+def _buckets(
+    order: scheduling.Order, views: Sequence[int], level: Sequence[int], steps: int, most: int | None
+) -> list[int]:
+    """The batch sizes of a run whose network is compiled: of whole batches, and of their views that read others."""
+    plan = list(scheduling.plan(order, views, level, steps, most))
+    return scheduling.bucket_sizes([len(work) for work in plan] + [sum(level[i] > 0 for i, _ in work) for work in plan])
 
 
 def _call_back(callback: Callback, run: Run, step: int, t: torch.Tensor, order: str) -> None:

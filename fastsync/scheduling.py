@@ -6,7 +6,9 @@ sorted into levels by their longest chain of such dependences; views of one leve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Literal
 
 Order = Literal["sequential", "batched", "wavefront"]
@@ -73,3 +75,30 @@ def lifetimes(order: Order, sources: Sequence[Sequence[int]], level: Sequence[in
 def _pieces(work: Work, size: int) -> Iterator[Work]:
     for start in range(0, len(work), size):
         yield work[start : start + size]
+
+
+def bucket_sizes(batches: Iterable[int], waste: float = 0.05) -> list[int]:
+    """The fewest sizes, ascending, to which batches can be padded by at most a share ``waste`` of all their rows.
+
+    Args:
+        batches: the size of each batch that there will be.
+        waste: share of added rows, at least 0.
+    """
+    counts = Counter(size for size in batches if size > 0)
+    sizes = sorted(counts)
+    batches_to = [0, *accumulate(counts[size] for size in sizes)]
+    rows_to = [0, *accumulate(size * counts[size] for size in sizes)]
+    total = rows_to[-1]
+
+    def padding(first: int, last: int) -> int:
+        """Rows that are added where batches of the sizes from the first to the last get the last one's."""
+        return sizes[last] * (batches_to[last + 1] - batches_to[first]) - (rows_to[last + 1] - rows_to[first])
+
+    # best[n]: least padding of the sizes up to the n-th with one bucket more each round, and its buckets.
+    best = [(padding(0, n), [size]) for n, size in enumerate(sizes)]
+    while best and best[-1][0] > waste * total:
+        best = [
+            min([(best[m][0] + padding(m + 1, n), [*best[m][1], size]) for m in range(n)] + [best[n]])
+            for n, size in enumerate(sizes)
+        ]
+    return best[-1][1] if best else []

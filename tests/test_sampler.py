@@ -331,3 +331,35 @@ def test_what_is_held_does_not_grow_with_the_steps(name, with_callback, order):
 
     assert peak(7) == peak(15)
     assert max(peak(7)) <= 4 * 5
+
+
+@pytest.mark.parametrize(
+    "method", [fs.SyncVC(iterations=2), fs.SyncVC(iterations=2, guidance_gradient="cond"), fs.MultiDiffusion()]
+)
+@pytest.mark.parametrize("guided", [False, True])
+def test_fixed_batches_change_no_number(method, guided):
+    """A run of eight windows in a few batch shapes, padded by less than a tenth."""
+    shapes = set()
+
+    def network(x, t, cond):
+        shapes.add(len(x))
+        return nonlinear(x, t, cond)
+
+    prior = fs.FunctionPrior(network, ddim(steps_offset=1), (2, 4, 6), dtype=torch.float64)
+    cond = randn(8, 2, 4, 6, seed=1)
+
+    def run(**options):
+        shapes.clear()
+        return fs.sample(
+            prior, fs.WideCanvas((4, 34), (4, 6), 4), method, cond=cond, uncond=cond[:1] if guided else None,
+            guidance_scale=2.0, num_inference_steps=30, latents=randn(1, 2, 4, 34, seed=2), **options,
+        )  # fmt: skip
+
+    free, any_shapes = run(), len(shapes)
+    fixed = run(fixed_batches=True)
+    assert relative(fixed.canvas, free.canvas) < 1e-10
+    assert (fixed.stats.evaluations, fixed.stats.gradients) == (free.stats.evaluations, free.stats.gradients)
+    assert fixed.stats.padded < 0.1 * fixed.stats.evaluations and free.stats.padded == 0
+    assert len(shapes) <= min(8, any_shapes)
+    if method.orders[0] == "wavefront":
+        assert fixed.stats.padded > 0 and len(shapes) < any_shapes

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +91,28 @@ def test_max_batch_splits(max_batch, sizes):
     plan = list(scheduling.plan("batched", range(5), [0] * 5, 1, max_batch))
     assert [len(b) for b in plan] == sizes
     assert [item for b in plan for item in b] == [(i, 0) for i in range(5)]
+
+
+@given(st.lists(st.integers(0, 12), max_size=60), st.sampled_from([0.0, 0.05, 0.2]))
+def test_buckets_are_the_fewest_that_waste_little(batches, waste):
+    sizes = scheduling.bucket_sizes(batches, waste)
+    real = [size for size in batches if size]
+    assert sizes == sorted(set(sizes)) and set(sizes) <= set(real)
+
+    def padding(buckets):
+        return sum(min(b for b in buckets if b >= size) - size for size in real)
+
+    if not real:
+        assert sizes == []
+        return
+    assert padding(sizes) <= waste * sum(real)
+    for fewer in itertools.combinations(sorted(set(real)), len(sizes) - 1):
+        if fewer and fewer[-1] == max(real):
+            assert padding(fewer) > waste * sum(real)
+
+
+def test_buckets_of_a_wavefront():
+    """Ramps of 1 to 8 views before and after 43 fronts of 8: few shapes, little waste."""
+    plan = [len(batch) for batch in scheduling.plan("wavefront", range(8), list(range(8)), 50)]
+    sizes = scheduling.bucket_sizes(plan)
+    assert len(sizes) <= 3 and sizes[-1] == 8
