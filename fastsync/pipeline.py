@@ -12,9 +12,9 @@ import torch
 
 from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
-from .errors import check_device, check_int, check_number, shown
+from .errors import check_choice, check_device, check_int, check_number, shown
 from .masks import read_masks
-from .priors import DeepFloydPrior, DiffusersPrior
+from .priors import Compile, Compiler, DeepFloydPrior, DiffusersPrior
 from .sampler import SyncOutput
 from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
 
@@ -30,23 +30,33 @@ class SyncPipeline:
             scheduler (which is run by DDIM with the scheduler's own times and betas). The pipeline itself is not
             changed, and its safety checker is not run.
         guidance_scale: default of the tasks' argument of this name.
+        compile: run the network through ``torch.compile`` while a task samples. ``"off"`` is right for a picture or
+            two; ``"regional"`` compiles its blocks, once for each shape, which pays from a few pictures on; ``"max"``
+            the whole network, which takes minutes, for long series at one size.
 
     Raises:
         ValueError: the pipeline is of a kind that is not supported (says what it lacks).
     """
 
-    def __init__(self, pipe: Any, *, guidance_scale: float = 7.5) -> None:
+    def __init__(self, pipe: Any, *, guidance_scale: float = 7.5, compile: Compile = "off") -> None:
         self.pipe = pipe
         self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         priors.wrap(pipe)  # refuses early what no task could use
+        check_choice("compile", compile, ("off", "regional", "max"))
+        self._compiler = None if compile == "off" else Compiler(pipe.unet, compile)
 
     @classmethod
     def from_zoo(
-        cls, name: str = "scenes", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        name: str = "scenes",
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        compile: Compile = "off",
     ) -> SyncPipeline:
-        """An embedded prior: no network needed. ``device`` and ``dtype`` as in :meth:`from_pretrained`."""
-        sync = cls.from_pretrained(zoo.path(name), device=device, dtype=dtype)
+        """An embedded prior: no network needed. The other arguments as in :meth:`from_pretrained`."""
+        sync = cls.from_pretrained(zoo.path(name), device=device, dtype=dtype, compile=compile)
         sync.guidance_scale, sync.name = zoo.guidance_scale(name), f"zoo:{name}"
         return sync
 
@@ -57,6 +67,7 @@ class SyncPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        compile: Compile = "off",
     ) -> SyncPipeline:
         """Load a diffusers pipeline from a folder or from the hub.
 
@@ -64,6 +75,7 @@ class SyncPipeline:
             name_or_path: a folder in diffusers' format, or a model's name on the hub.
             device: CUDA where there is one, else the CPU, if None.
             dtype: float16 on CUDA, float32 on the CPU, if None.
+            compile: as in the constructor.
 
         Raises:
             ValueError: the model is neither a folder nor to be had from the hub, or its pipeline is not supported.
@@ -96,12 +108,15 @@ class SyncPipeline:
                 "SyncPipeline.from_zoo()."
             ) from error
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(device))
+        return cls(pipe.to(device), compile=compile)
+
+    def _prior(self, window: tuple[int, int] | None = None) -> DiffusersPrior | DeepFloydPrior:
+        return priors.wrap(self.pipe, window=window, compiler=self._compiler)
 
     @property
     def window_pixels(self) -> tuple[int, int]:
         """(height, width) of one view in pixels: the size that the model was trained at."""
-        prior = priors.wrap(self.pipe)
+        prior = self._prior()
         return prior.window[0] * prior.scale, prior.window[1] * prior.scale
 
     def wide(
@@ -127,7 +142,7 @@ class SyncPipeline:
             **options: :class:`fastsync.Options`.
         """
         check_options("wide", options)
-        prior = priors.wrap(self.pipe)
+        prior = self._prior()
         scale, (h, w) = prior.scale, prior.window
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
@@ -196,7 +211,7 @@ class SyncPipeline:
         check_options("panorama", options)
         if cameras is not None and poles:
             raise ValueError("poles and cameras were both given: add fastsync.canvases.POLES to your cameras.")
-        prior, method = priors.wrap(self.pipe), method_of(options)
+        prior, method = self._prior(), method_of(options)
         if cameras is None:
             # StochSync alternates between sets of views side by side. All others go round the horizon, each view with
             # room between its neighbours, in which the last one passes from the one before it to the first.
@@ -261,7 +276,7 @@ class SyncPipeline:
         for pair in views:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise TypeError(f"views must be pairs (view, prompt), got {shown(pair)}.")
-        prior = priors.wrap(self.pipe)
+        prior = self._prior()
         names = [view for view, _ in views]
         canvas = IllusionCanvas(names, shape=prior.view_shape)
         pixels = IllusionCanvas(names, shape=(3, prior.window[0] * prior.scale, prior.window[1] * prior.scale))
@@ -323,7 +338,7 @@ class SyncPipeline:
                 "pass regions=[(mask, prompt), ...]."
             )
         window = None
-        scale = priors.wrap(self.pipe).scale
+        scale = self._prior().scale
         if height is not None or width is not None:
             default = self.window_pixels
             sides = [
@@ -336,7 +351,7 @@ class SyncPipeline:
                 if side % step:
                     raise ValueError(f"{name} must be a multiple of {step} pixels for this model, got {side}.")
             window = (sides[0] // scale, sides[1] // scale)
-        prior = priors.wrap(self.pipe, window=window)
+        prior = self._prior(window)
         canvas = MaskCanvas(read_masks(masks, prior.window))
         method = method_of(options)
         texts = [background, *prompts]

@@ -181,6 +181,7 @@ def run(
         generator=generator,
         order=options.get("order"),
         max_batch=options.get("max_batch", "auto"),
+        fixed_batches=prior.compiler is not None,
         progress=options.get("progress", True),
         callback=None if callback is None else _Callback(prior.pipe, callback),
     )

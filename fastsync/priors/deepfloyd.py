@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ..diffusion import NoiseSchedule
 from ..errors import check_pair
 from .base import NetworkPrior, frozen, strings
+from .compiling import Compiler
 
 
 class DeepFloydPrior(NetworkPrior):
@@ -22,6 +23,7 @@ class DeepFloydPrior(NetworkPrior):
     Args:
         pipe: an ``IFPipeline``, such as ``DeepFloyd/IF-I-M-v1.0`` or the zoo's ``glyphs``.
         window: view size (h, w) in pixels; the UNet's own ``sample_size`` if None.
+        compiler: of the pipeline's UNet, which then runs compiled while it samples.
 
     Raises:
         ValueError: for a pipeline of another class or stage.
@@ -29,7 +31,7 @@ class DeepFloydPrior(NetworkPrior):
 
     scale = 1  # pixels a cell
 
-    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None) -> None:
+    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None, compiler: Compiler | None = None) -> None:
         unet: Any = getattr(pipe, "unet", None)
         if not is_deepfloyd(pipe) or unet is None or getattr(pipe, "text_encoder", None) is None:
             raise ValueError(
@@ -41,7 +43,7 @@ class DeepFloydPrior(NetworkPrior):
                 "the UNet is one of IF's upscaling stages, which needs a small picture beside the prompt: pass the "
                 "first stage, e.g. DeepFloyd/IF-I-M-v1.0."
             )
-        self.pipe = pipe
+        self.pipe, self.compiler = pipe, compiler
         self.schedule = NoiseSchedule(pipe.scheduler)
         size = unet.config.sample_size
         self.window = check_pair(
@@ -92,8 +94,11 @@ class DeepFloydPrior(NetworkPrior):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Freeze the UNet: a backward pass to the input then costs about a forward; flags are restored afterwards."""
-        with frozen(self.pipe.unet):
+        """Freeze the UNet: a backward pass to the input then costs about a forward. Let it run compiled if asked.
+
+        Afterwards it is as it was.
+        """
+        with frozen(self.pipe.unet), nullcontext() if self.compiler is None else self.compiler.on():
             yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ..diffusion import NoiseSchedule
 from ..errors import check_pair
 from .base import NetworkPrior, frozen, strings
+from .compiling import Compiler
 
 # Settings of a UNet that takes more than a noisy latent, a time and a text.
 _EXTRA_CONDITIONS = (
@@ -28,12 +29,13 @@ class DiffusersPrior(NetworkPrior):
     Args:
         pipe: a ``StableDiffusionPipeline`` (SD 1.x, 2.x and fine-tunes), epsilon, v or sample prediction.
         window: view size (h, w) in latent cells; the UNet's own ``sample_size`` if None.
+        compiler: of the pipeline's UNet, which then runs compiled while it samples.
 
     Raises:
         ValueError: for a pipeline of another class, with what it lacks or has too much of.
     """
 
-    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None) -> None:
+    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None, compiler: Compiler | None = None) -> None:
         unet: Any = getattr(pipe, "unet", None)
         vae: Any = getattr(pipe, "vae", None)
         if type(unet).__name__ == "OptimizedModule":
@@ -56,7 +58,7 @@ class DiffusersPrior(NetworkPrior):
                 f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels} "
                 "(an inpainting or depth model): pass a text-to-image pipeline."
             )
-        self.pipe = pipe
+        self.pipe, self.compiler = pipe, compiler
         self.schedule = NoiseSchedule(pipe.scheduler)
         size = unet.config.sample_size
         if window is None and size is None:
@@ -114,6 +116,9 @@ class DiffusersPrior(NetworkPrior):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Freeze the UNet: a backward pass to the input then costs about a forward; flags are restored afterwards."""
-        with frozen(self.pipe.unet):
+        """Freeze the UNet: a backward pass to the input then costs about a forward. Let it run compiled if asked.
+
+        Afterwards it is as it was.
+        """
+        with frozen(self.pipe.unet), nullcontext() if self.compiler is None else self.compiler.on():
             yield

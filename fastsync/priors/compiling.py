@@ -1,0 +1,55 @@
+"""torch.compile of a pipeline's network, for the length of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..errors import check_choice
+
+Compile = Literal["off", "regional", "max"]
+MODES: tuple[Compile, ...] = ("off", "regional", "max")
+# What the networks of diffusers repeat; a compiled block serves all its twins.
+_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Downsample2D", "Upsample2D")
+# Twins of many shapes share one code object, for which dynamo's own limit is 8.
+_SHAPES = 512
+
+
+class Compiler:
+    """A network that runs compiled while ``on()`` is entered, and as it was at all other times.
+
+    Shapes are static: call it with a few batch sizes only (``fixed_batches`` of :func:`fastsync.sample`), since each
+    costs a compilation, forward and backward.
+
+    Args:
+        network: a diffusers model.
+        mode: ``"regional"`` compiles its repeated blocks, each kind and shape once (seconds to a minute), ``"max"`` the
+            whole network with the slowest and best settings (minutes; CUDA graphs on a GPU).
+    """
+
+    def __init__(self, network: nn.Module, mode: Compile) -> None:
+        check_choice("compile", mode, MODES)
+        settings: dict[str, Any] = {"dynamic": False, "fullgraph": True}
+        modules = [m for m in network.modules() if type(m).__name__ in _BLOCKS] if mode == "regional" else []
+        if mode == "max":
+            modules = [network]
+            settings["mode"] = "max-autotune" if next(network.parameters()).is_cuda else "default"
+        self.mode = mode
+        self._calls: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (module, torch.compile(module._call_impl, **settings)) for module in modules
+        ]
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Calls of the network are compiled in here."""
+        limit = next(name for name in ("recompile_limit", "cache_size_limit") if hasattr(torch._dynamo.config, name))
+        with ExitStack() as stack:
+            stack.enter_context(torch._dynamo.config.patch({limit: _SHAPES}))
+            for module, call in self._calls:
+                stack.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
+                module._compiled_call_impl = call
+            yield
