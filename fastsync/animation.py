@@ -57,7 +57,7 @@ def check_animation_path(path: str | Path) -> None:
 
 
 def save_animation(
-    picture: Image.Image, views: Sequence[View], path: str | Path, frames: int = 24, side: int = 256
+    picture: Image.Image, views: Sequence[View], path: str | Path, frames: int = 16, side: int = 192
 ) -> None:
     """Writes a GIF or WebP, whole or not at all: from the picture to each view and back, over and over.
 
@@ -75,8 +75,11 @@ def save_animation(
         raise ValueError("there is nothing to animate: pass a view beside the identity.")
     scale = max(1, round(side / max(picture.size)))
     still = [image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) for image in still]
+    options: dict[str, Any] = {"lossless": True}
+    if Path(path).suffix.lower() == ".gif":
+        # Dithered paper would change in every frame, and the file be three times as large.
+        options, still = {}, [image.quantize(64, dither=Image.Dither.NONE) for image in still]
     with replacing(path) as temporary:
-        options: dict[str, Any] = {"lossless": True} if Path(path).suffix.lower() == ".webp" else {}
         still[0].save(temporary, save_all=True, append_images=still[1:], duration=times, loop=0, **options)
 
 

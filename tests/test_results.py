@@ -20,6 +20,13 @@ def test_evaluation_of_the_scenes_prior():
     assert min(report["real"][name] for name in ("place", "time", "weather")) >= 0.98
 
 
+def test_evaluation_of_the_glyphs_prior():
+    report = load("evaluate_glyphs.json")
+    assert report["weights"] == fingerprint("glyphs")
+    assert report["windows"] == 256
+    assert report["generated"]["character"] >= 0.95 and report["real"]["character"] >= 0.98
+
+
 def test_syncvc_is_coherent_and_stays_crisp():
     result = load("coherence_scenes.json")
     assert result["settings"]["weights"] == fingerprint()
