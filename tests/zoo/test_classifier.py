@@ -7,7 +7,8 @@ from fastsync.zoo import classifier, scenes
 from fastsync.zoo.classifier import HEADS, SceneClassifier
 
 shipped = pytest.mark.skipif(
-    not (classifier._WEIGHTS / "scenes-classifier" / "model.safetensors").is_file(), reason="the classifier's weights are not there yet"
+    not (classifier._WEIGHTS / "scenes-classifier" / "model.safetensors").is_file(),
+    reason="the classifier's weights are not there yet",
 )
 
 
