@@ -195,9 +195,8 @@ def _beside(task: Task, rows: list[list[Image.Image]]) -> Image.Image:
     )
     draw = ImageDraw.Draw(sheet)
     for column, method in enumerate(task.methods):
-        draw.text(
-            (MARGIN + column * (width + GAP), MARGIN), method, FAINT, ImageFont.load_default(LABEL - 2), anchor="lt"
-        )
+        left = MARGIN + column * (width + GAP)
+        draw.text((left, MARGIN + LABEL - 2), method, FAINT, ImageFont.load_default(LABEL - 2), anchor="ls")
     top = MARGIN + LABEL + GAP
     for title, row in zip(task.titles, rows, strict=True):
         draw.text((MARGIN, top), f"“{title}”", INK, ImageFont.load_default(LABEL), anchor="lt")
