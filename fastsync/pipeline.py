@@ -12,9 +12,11 @@ import torch
 
 from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
+from .canvases.surfaces import focal
 from .errors import check_choice, check_device, check_int, check_number, shown
 from .masks import read_masks
 from .priors import Compile, Compiler, DeepFloydPrior, DiffusersPrior
+from .priors.compiling import MODES
 from .sampler import SyncOutput
 from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
 
@@ -43,7 +45,7 @@ class SyncPipeline:
         self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         priors.wrap(pipe)  # refuses early what no task could use
-        check_choice("compile", compile, ("off", "regional", "max"))
+        check_choice("compile", compile, MODES)
         self._compiler = None if compile == "off" else Compiler(pipe.unet, compile)
 
     @classmethod
@@ -223,8 +225,7 @@ class SyncPipeline:
         canvas = PanoramaCanvas((rows, 2 * rows), given, window)
         if width is None:
             # A pixel of a view's middle is 1 / focal length.
-            narrowest = min(fov for _, _, fov in canvas.cameras)
-            width = 2 * round(math.pi * self.window_pixels[1] / 2 / math.tan(math.radians(narrowest) / 2))
+            width = 2 * round(math.pi * max(focal(camera, self.window_pixels) for camera in canvas.cameras))
         elif check_int("width", width, minimum=8) % 2:
             raise ValueError(f"width must be even, got {width}: use {width + 1}.")
         size = (int(width) // 2, int(width))

@@ -99,9 +99,9 @@ def test_compose_gives_the_whole_a_prompt_where_the_method_has_a_view_of_it(late
     asked: list[list[str]] = []
     encode = latent.pipe.encode_prompt
 
-    def watched(prompts, *arguments):
+    def watched(prompts, **settings):
         asked.append(list(prompts))
-        return encode(prompts, *arguments)
+        return encode(prompts, **settings)
 
     latent.pipe.encode_prompt = watched
     try:

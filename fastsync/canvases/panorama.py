@@ -11,7 +11,7 @@ import torch
 from .. import ops
 from ..errors import check_choice, check_int, check_pair, check_tensor, shape_text, shown
 from .base import Neighbours, Whiteness
-from .surfaces import SURFACES, Camera
+from .surfaces import SURFACES, Camera, focal
 
 UNSEEN = 1e-6  # weight up to which a cell counts as not seen: rounding
 RADIUS = 6  # cells around a pixel's own one among which it looks for noise that no other pixel of its view has
@@ -296,10 +296,10 @@ class PanoramaCanvas:
     def rows_for(cameras: Sequence[Camera], window: tuple[int, int]) -> int:
         """How many rows H make the cells of a canvas H x 2 H about as small as the views' smallest pixels."""
         rows = 1
-        for _, _, fov in cameras:
-            half = math.tan(math.radians(fov) / 2)
-            focal, edge = window[1] / 2 / half, half * max(1.0, window[0] / window[1])
-            rows = max(rows, math.ceil(math.pi * focal * (1 + edge**2)))
+        for camera in cameras:
+            length = focal(camera, window)
+            edge = max(window) / 2 / length
+            rows = max(rows, math.ceil(math.pi * length * (1 + edge**2)))
         return rows
 
     def neighbours(self, order: Sequence[int]) -> Neighbours:

@@ -216,22 +216,22 @@ class Torus(Surface):
 SURFACES: dict[str, type[Surface]] = {"sphere": Sphere, "cylinder": Cylinder, "torus": Torus}
 
 
-def _focal(camera: Camera, window: Window) -> float:
+def focal(camera: Camera, window: Window) -> float:
     """Focal length in pixels."""
     return window[1] / 2 / math.tan(math.radians(camera[2]) / 2)
 
 
 def _plane(camera: Camera, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
     """x [w] and y [h] of a camera's pixels on its plane of focal length 1."""
-    (h, w), focal = window, _focal(camera, window)
-    x = (torch.arange(w, dtype=torch.float64) + 0.5 - w / 2) / focal
-    return x, (h / 2 - torch.arange(h, dtype=torch.float64) - 0.5) / focal
+    (h, w), length = window, focal(camera, window)
+    x = (torch.arange(w, dtype=torch.float64) + 0.5 - w / 2) / length
+    return x, (h / 2 - torch.arange(h, dtype=torch.float64) - 0.5) / length
 
 
 def _pixels(x: torch.Tensor, y: torch.Tensor, ahead: torch.Tensor, camera: Camera, window: Window) -> Seen:
     """Fractional pixels (y, x) of points (x, y) of that plane, and which of those ahead lie in the picture."""
-    (h, w), focal = window, _focal(camera, window)
-    column, row = x * focal + w / 2 - 0.5, h / 2 - 0.5 - y * focal
+    (h, w), length = window, focal(camera, window)
+    column, row = x * length + w / 2 - 0.5, h / 2 - 0.5 - y * length
     inside = ahead & (column > -0.5) & (column < w - 0.5) & (row > -0.5) & (row < h - 0.5)
     return inside, row.clamp(0, h - 1), column.clamp(0, w - 1)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from ..diffusion import NoiseSchedule
-from ..errors import check_pair
-from .base import NetworkPrior, frozen, strings
 from .compiling import Compiler
+from .unet import UNetPrior
 
 # Settings of a UNet that takes more than a noisy latent, a time and a text.
 _EXTRA_CONDITIONS = (
@@ -23,7 +19,7 @@ _EXTRA_CONDITIONS = (
 )
 
 
-class DiffusersPrior(NetworkPrior):
+class DiffusersPrior(UNetPrior):
     """The prior inside a diffusers Stable Diffusion pipeline, on its device, in its dtype.
 
     Args:
@@ -34,6 +30,8 @@ class DiffusersPrior(NetworkPrior):
     Raises:
         ValueError: for a pipeline of another class, with what it lacks or has too much of.
     """
+
+    units = "latent cells"
 
     def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None, compiler: Compiler | None = None) -> None:
         unet: Any = getattr(pipe, "unet", None)
@@ -58,51 +56,12 @@ class DiffusersPrior(NetworkPrior):
                 f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels} "
                 "(an inpainting or depth model): pass a text-to-image pipeline."
             )
-        self.pipe, self.compiler = pipe, compiler
-        self.schedule = NoiseSchedule(pipe.scheduler)
-        size = unet.config.sample_size
-        if window is None and size is None:
-            raise ValueError("the UNet's config has no sample_size: pass window=(h, w) in latent cells.")
-        default = (size, size) if isinstance(size, int) else size
-        self.window = check_pair("window", default if window is None else window)
-
-    @property
-    def view_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a view in latent cells."""
-        return (self.pipe.unet.config.in_channels, *self.window)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the UNet computes (accelerate's execution device if the pipeline is offloaded)."""
-        return getattr(self.pipe, "_execution_device", self.pipe.unet.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
-        return self.pipe.unet.dtype
+        super().__init__(pipe, window, compiler)
 
     @property
     def scale(self) -> int:
         """Pixels a latent cell."""
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
-
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        """The UNet at noisy latents x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
-        if cond is None:
-            raise ValueError("cond is None, but the UNet needs text embeddings: pass prior.encode_prompt(prompt)[0].")
-        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype), return_dict=False)[0]
-
-    def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text embeddings ``(cond, uncond)``, [n, L, D] each, n the number of prompts.
-
-        A single negative prompt serves all prompts; None means the empty one.
-        """
-        prompts, negatives = strings(prompt, negative_prompt)
-        with torch.no_grad():
-            cond, uncond = self.pipe.encode_prompt(prompts, self.device, 1, True, negatives)
-        return cond, uncond
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] to latents (the posterior's mean), differentiable."""
@@ -113,12 +72,3 @@ class DiffusersPrior(NetworkPrior):
         """Latents [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable."""
         vae = self.pipe.vae
         return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Freeze the UNet: a backward pass to the input then costs about a forward. Let it run compiled if asked.
-
-        Afterwards it is as it was.
-        """
-        with frozen(self.pipe.unet), nullcontext() if self.compiler is None else self.compiler.on():
-            yield
