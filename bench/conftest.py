@@ -1,4 +1,4 @@
-"""Options of the op benchmarks."""
+"""Options of the benchmarks."""
 
 import pytest
 
@@ -8,3 +8,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, default=60.0, help="Groups that would begin later than this are skipped.")
     parser.addoption("--threads", type=int, default=2, help="Threads of PyTorch on the CPU.")
     parser.addoption("--seconds", type=float, default=2.0, help="Time measured for each group of variants.")
+    parser.addoption("--rounds", type=int, default=3, help="Rounds of each race of whole runs.")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# One call on a bare GPU machine: builds fastsync with CUDA, tests its ops, measures them. From the repository's root:
+# One call on a bare GPU machine: builds fastsync with CUDA, tests and measures it. From the repository's root:
 #
 #   bash bench/gpu.sh             results go to $OUT, or to bench/results
+#   bash bench/gpu.sh ops         leaves the whole runs out;  "runs" leaves the ops out: each then has all of the time
 #   DRY=1 bash bench/gpu.sh       prints the stages' commands and runs none of them
 #
 # Needs python3 with a CUDA build of torch, Triton, pytest, pytest-benchmark, setuptools, wheel and ninja, and nvcc.
@@ -9,6 +10,11 @@
 # site-packages. A stage that fails is named at the end and the others still run; all of it ends within 10 minutes.
 set -uo pipefail
 
+PART=${1:-all}
+[[ $PART == all || $PART == ops || $PART == runs ]] || {
+    echo "the part must be ops or runs, got $PART" >&2
+    exit 2
+}
 cd "$(dirname "$0")/.." || exit 2
 ROOT=$PWD
 RESULTS=${OUT:-$ROOT/bench/results}
@@ -81,21 +87,35 @@ PY
 WORKERS=()
 "$PYTHON" -c "import xdist" 2>/dev/null && WORKERS=(-n 4)
 if [[ -d tests/gpu ]]; then
-    stage "tests/gpu" 150 "$PYTHON" -m pytest tests/gpu -p no:cacheprovider "${WORKERS[@]}"
+    stage "tests/gpu" 120 "$PYTHON" -m pytest tests/gpu -p no:cacheprovider "${WORKERS[@]}"
 else
     FAILED+=("tests/gpu: there is no such folder")
 fi
 
-# It ends by itself, so that what was measured is written; half a minute is for the group that runs at the end.
-TENTHS=$(((LIMIT - 90 - SECONDS) / 6 - 5))
-((TENTHS < 5)) && TENTHS=5
-stage "bench" "$((LIMIT - 90 - SECONDS))" "$PYTHON" -m bench.ops --device cuda --seconds 0.5 \
-    --output "$RESULTS/ops_cuda.json" --minutes "$((TENTHS / 10)).$((TENTHS % 10))"
-stage "tests/ops" 80 "$PYTHON" -m pytest tests/ops -p no:cacheprovider "${WORKERS[@]}"
+# minutes SECONDS: as the suites take them. They end by themselves, so that what was measured is written; half a minute
+# is for what runs at the end.
+minutes() {
+    local tenths=$(($1 / 6 - 5))
+    ((tenths < 5)) && tenths=5
+    echo "$((tenths / 10)).$((tenths % 10))"
+}
 
-if [[ -z $DRY && -f $RESULTS/ops_cuda.json ]]; then
-    stage "table" 30 "$PYTHON" -m bench.report --goals "$RESULTS/ops_cuda.json"
+if [[ $PART != ops ]]; then
+    SHARE=$((LIMIT - 20 - SECONDS))
+    [[ $PART == all ]] && SHARE=$((SHARE / 2))
+    stage "bench runs" "$SHARE" "$PYTHON" -m bench.end_to_end --device cuda --rounds 1 \
+        --output "$RESULTS/end_to_end_cuda.json" --minutes "$(minutes "$SHARE")"
 fi
+if [[ $PART != runs ]]; then
+    SHARE=$((LIMIT - 90 - SECONDS))
+    stage "bench ops" "$SHARE" "$PYTHON" -m bench.ops --device cuda --seconds 0.5 \
+        --output "$RESULTS/ops_cuda.json" --minutes "$(minutes "$SHARE")"
+    stage "tests/ops" 80 "$PYTHON" -m pytest tests/ops -p no:cacheprovider "${WORKERS[@]}"
+fi
+
+for result in "$RESULTS/end_to_end_cuda.json" "$RESULTS/ops_cuda.json"; do
+    [[ -z $DRY && -f $result ]] && stage "table" 30 "$PYTHON" -m bench.report --goals "$result"
+done
 
 echo
 if ((${#FAILED[@]})); then

@@ -3,7 +3,7 @@
     python -m bench.report [--goals FILE]
 
 Fills what stands between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->`` in docs/performance.md and README.md, and
-draws docs/performance_DEVICE.png. The same results give the same bytes.
+draws the plots beside them. The same results give the same bytes.
 """
 
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image, ImageDraw, ImageFont
 
+from bench import report_runs
+from bench.drawing import BLUE, FAINT, GREY, INK, RED, RULE, sheet
 from bench.machine import RESULTS
+from bench.tables import Results, short, source, table, times
 from fastsync.files import replacing
 from fastsync.pictures import save_picture
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "README.md")
-Results = Mapping[str, Any]
-Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def main(
     """Rewrites the documents' generated parts."""
     if goals_of:
         result = json.loads(goals_of.read_text())
-        typer.echo(_goals(result, result["settings"]["device"]))
+        device = result["settings"]["device"]
+        typer.echo(report_runs.goals_table(result, device) if "races" in result else _goals(result, device))
         return
     sections: dict[str, str] = {}
     for device in GOALS:
@@ -91,11 +92,12 @@ def main(
         sections[f"ops_{device}"] = _ops(result, device) if result else missing
         if result:
             _plot(result, ROOT / "docs" / f"performance_{device}.png")
+        sections |= report_runs.sections(_load(f"end_to_end_{device}"), device, ROOT / "docs")
     shown = _load("ops_cpu")
     sections["summary"] = _summary(shown) if shown else "Not measured yet: `python -m bench.ops`."
-    for name, (table, command) in _QUALITY.items():
+    for name, (section, command) in _QUALITY.items():
         result = _load(name)
-        sections[name] = table(result) if result else f"Not measured yet: `{command}`."
+        sections[name] = section(result) if result else f"Not measured yet: `{command}`."
     for path in DOCUMENTS:
         before = path.read_text()
         after = fill(before, sections)
@@ -139,16 +141,16 @@ def _goals(result: Results, device: str) -> str:
     rows = []
     for goal, size, against, value in goals(result, device):
         reached = value <= goal.bound if goal.at_most else value >= goal.bound
-        bound = f"{'at most' if goal.at_most else 'at least'} {_short(goal.bound)} {FIGURES[goal.figure]}"
-        rows.append([goal.op, size, against, bound, _short(value), "yes" if reached else "**no**"])
+        bound = f"{'at most' if goal.at_most else 'at least'} {short(goal.bound)} {FIGURES[goal.figure]}"
+        rows.append([goal.op, size, against, bound, short(value), "yes" if reached else "**no**"])
     unmeasured = {goal.op for goal in GOALS[device]} - {group["op"] for group in result["groups"].values()}
     rows += [[op, "", "", "", "", "not measured"] for op in sorted(unmeasured)]
-    return _table(["op", "size", "against", "goal", "measured", "reached"], rows, "lllrrl")
+    return table(["op", "size", "against", "goal", "measured", "reached"], rows, "lllrrl")
 
 
 def _ops(result: Results, device: str) -> str:
     """One table an op: our time, bandwidth, and how many times as long the others take."""
-    parts = [_source(result), f"![Times relative to fastsync](performance_{device}.png)"]
+    parts = [source(result), f"![Times relative to fastsync](performance_{device}.png)"]
     for op in dict.fromkeys(group["op"] for group in result["groups"].values()):
         groups = [group for group in result["groups"].values() if group["op"] == op]
         others = list(
@@ -159,10 +161,10 @@ def _ops(result: Results, device: str) -> str:
         rows = []
         for group in groups:
             variants, ours = group["variants"], group["variants"][group["ours"]]
-            cells = [_short(ours[key]) for key in ("microseconds", "gigabytes_per_second", "of_copy")]
+            cells = [short(ours[key]) for key in ("microseconds", "gigabytes_per_second", "of_copy")]
             cells += [str(ours.get("launches", ""))] if launched else []
-            rows.append([group["size"], *cells, *(_times(variants.get(name)) for name in others)])
-        parts += [f"### {op}", _table(header, rows, "l" + "r" * (len(header) - 1))]
+            rows.append([group["size"], *cells, *(times(variants.get(name)) for name in others)])
+        parts += [f"### {op}", table(header, rows, "l" + "r" * (len(header) - 1))]
     return "\n\n".join(parts)
 
 
@@ -177,10 +179,10 @@ def _summary(result: Results) -> str:
         if group:
             plain, name = min((row["ratio"], n) for n, row in group["variants"].items() if _is_baseline(n))
             compiled = group["variants"].get("compiled eager")
-            ours = _short(group["variants"][group["ours"]]["microseconds"])
-            rows.append([f"`{op}`", size, f"{ours} µs", f"{_short(plain)}x ({name})", _times(compiled)])
+            ours = short(group["variants"][group["ours"]]["microseconds"])
+            rows.append([f"`{op}`", size, f"{ours} µs", f"{short(plain)}x ({name})", times(compiled)])
     header = ["op", "size", "fastsync", "fastest plain PyTorch takes", "compiled eager takes"]
-    return _table(header, rows, "llrrr") + "\n\n" + _source(result)
+    return table(header, rows, "llrrr") + "\n\n" + source(result)
 
 
 def _is_baseline(name: str) -> bool:
@@ -196,7 +198,7 @@ def _coherence(result: Results) -> str:
         figures = [f"{row['chi_square']:.3f}", f"{row['disagreement']:.4f}", *ratios, f"{row['evaluations']:,.0f}"]
         rows.append([method, *figures])
     header = ["method", "chi-square", "disagreement", "crispness", "place", "time of day", "evaluations"]
-    return _table(header, rows, "lrrrrrr") + "\n\n" + _source(result)
+    return table(header, rows, "lrrrrrr") + "\n\n" + source(result)
 
 
 def _sweep(result: Results) -> str:
@@ -206,20 +208,20 @@ def _sweep(result: Results) -> str:
         ratios = [f"{row[f'{quality}_{suffix}']:.2f}" for quality in _QUALITIES]
         rows.append([name, f"{row['chi_square']:.3f}", f"{row['disagreement']:.4f}", *ratios])
     header = ["settings", "chi-square", "disagreement", "crispness", "place", "time of day"]
-    return _table(header, rows[:12], "lrrrrr") + "\n\n" + _source(result)
+    return table(header, rows[:12], "lrrrrr") + "\n\n" + source(result)
 
 
 def _evaluation(result: Results) -> str:
     heads = [name for name, value in result["generated"].items() if isinstance(value, float)]
     rows = [[name, *(f"{result[name][head]:.1%}" for head in heads)] for name in ("generated", "real")]
-    return _table(["pictures", *heads], rows, "l" + "r" * len(heads))
+    return table(["pictures", *heads], rows, "l" + "r" * len(heads))
 
 
 def _ambigrams(result: Results) -> str:
     both = result["summary"]["both"]
     pairs = list(next(iter(both.values())))
     rows = [[method, *(f"{share[pair]:.0%}" for pair in pairs)] for method, share in both.items()]
-    return _table(["method", *pairs], rows, "l" + "r" * len(pairs)) + "\n\n" + _source(result)
+    return table(["method", *pairs], rows, "l" + "r" * len(pairs)) + "\n\n" + source(result)
 
 
 _QUALITIES = ("crispness", "place_confidence", "time_confidence")
@@ -239,36 +241,9 @@ def _load(name: str) -> Results | None:
     return None if content is None or ("cases" in content and "summary" not in content) else dict(content)
 
 
-def _source(result: Results) -> str:
-    """Where figures come from, in one line."""
-    machine, versions, settings = result["machine"], result["versions"], result.get("settings", {})
-    where = machine["gpus"][0] if settings.get("device") == "cuda" else machine["cpu"]
-    threads = settings.get("threads")
-    used = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    return f"{where}{used}, torch {versions['torch']}, {result['date'][:10]}, `{result['command']}`."
-
-
-def _table(header: list[str], rows: Rows, alignment: str) -> str:
-    rule = ["---:" if side == "r" else "---" for side in alignment]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
-def _times(row: Mapping[str, float] | None) -> str:
-    return "" if row is None else f"{_short(row['ratio'])}x"
-
-
-def _short(value: float) -> str:
-    """Three digits, thousands separated."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2g}" if value < 0.1 else f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
-
-
 # ---- the plot ---------------------------------------------------------------------------------------------------
 
-SCALE = 2  # drawn twice as large: documents show it at half its size, sharp on any screen
-BACKGROUND, INK, FAINT, RULE = (252, 252, 250), (24, 24, 28), (96, 96, 104), (220, 220, 216)
-PLAIN, COMPILED, OURS, SLOWER = (58, 110, 165), (122, 168, 190), (150, 150, 156), (190, 92, 70)
+PLAIN, COMPILED, OURS, SLOWER = BLUE, (122, 168, 190), GREY, RED
 WIDTH, MARGIN, LABELS, BAR, GAP, BLOCK = 900, 28, 330, 15, 5, 16
 
 
@@ -280,10 +255,9 @@ def _plot(result: Results, path: Path) -> None:
         return
     top = MARGIN + 72
     height = top + sum(len(bars) * (BAR + GAP) + BLOCK for _, bars in blocks) + MARGIN
-    sheet = Image.new("RGB", (WIDTH * SCALE, height * SCALE), BACKGROUND)
-    pen = _Pen(ImageDraw.Draw(sheet))
+    image, pen = sheet(WIDTH, height)
     pen.text(MARGIN, MARGIN, "How many times as long the alternatives take", 20, INK)
-    pen.text(MARGIN, MARGIN + 28, _source(result).rsplit(", `", 1)[0] + "; fastsync = 1", 13, FAINT)
+    pen.text(MARGIN, MARGIN + 28, source(result).rsplit(", `", 1)[0] + "; fastsync = 1", 13, FAINT)
     ratios = [ratio for _, bars in blocks for _, ratio in bars]
     axis = _Axis(min(0.5, *ratios), max(10.0, *ratios))
     for tick in axis.ticks():
@@ -301,10 +275,10 @@ def _plot(result: Results, path: Path) -> None:
             pen.text(LABELS - 8, y + BAR / 2, name, 12, FAINT, "rm")
             low, high = sorted((axis.at(1.0), axis.at(ratio)))
             pen.bar(low, y, high, y + BAR, colour)
-            pen.text(high + 6, y + BAR / 2, f"{_short(ratio)}x", 12, INK, "lm")
+            pen.text(high + 6, y + BAR / 2, f"{short(ratio)}x", 12, INK, "lm")
             y += BAR + GAP
         y += BLOCK
-    save_picture(sheet, path, {"made by": "python -m bench.report"})
+    save_picture(image, path, {"made by": "python -m bench.report"})
 
 
 class _Axis:
@@ -321,22 +295,6 @@ class _Axis:
             for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
             if self.low <= tick <= self.high
         ]
-
-
-class _Pen:
-    """Draws in the units of the finished picture."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
-        self.draw = draw
-
-    def text(self, x: float, y: float, text: str, size: int, colour: tuple[int, int, int], anchor: str = "lt") -> None:
-        self.draw.text((x * SCALE, y * SCALE), text, colour, ImageFont.load_default(size * SCALE), anchor=anchor)
-
-    def line(self, x: float, y: float, x2: float, y2: float, colour: tuple[int, int, int]) -> None:
-        self.draw.line([x * SCALE, y * SCALE, x2 * SCALE, y2 * SCALE], colour, SCALE)
-
-    def bar(self, x: float, y: float, x2: float, y2: float, colour: tuple[int, int, int]) -> None:
-        self.draw.rounded_rectangle([x * SCALE, y * SCALE, x2 * SCALE, y2 * SCALE], 2 * SCALE, colour)
 
 
 if __name__ == "__main__":

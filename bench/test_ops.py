@@ -13,11 +13,10 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any
+from statistics import median
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.profiler import ProfilerActivity, profile
 
 from bench import workloads
+from bench.timing import clock, disturbance, spread
 from bench.workloads import Variant, Workload
 
 LEAST = 1e-3  # seconds a measurement must last: short ops are repeated
@@ -55,11 +55,11 @@ def test_op(
     rounds = race.rounds(request.config.getoption("--seconds"))
     benchmark.group = f"{op}, {size}, {device}"
     benchmark.extra_info.update(device=device, op=op, size=size, bytes=workload.moved, failed=failed)
-    before = _disturbance(threads)
+    before = disturbance(threads)
     benchmark.pedantic(race.run, rounds=rounds)
-    benchmark.extra_info["disturbance"] = max(before, _disturbance(threads))
+    benchmark.extra_info["disturbance"] = max(before, disturbance(threads))
     benchmark.extra_info["seconds"] = {name: median(times) for name, times in race.times.items()}
-    benchmark.extra_info["spread"] = {name: _spread(times) for name, times in race.times.items()}
+    benchmark.extra_info["spread"] = {name: spread(times) for name, times in race.times.items()}
     if device == "cuda":
         benchmark.extra_info["launches"] = {v.name: _launches(v, tmp_path / "trace.json") for v in variants}
 
@@ -69,7 +69,7 @@ class Race:
 
     def __init__(self, variants: list[Variant], device: str) -> None:
         self.variants, self.times = variants, {v.name: list[float]() for v in variants}
-        self.clock = _cuda_seconds if device == "cuda" else _cpu_seconds
+        self.clock = clock(device)
         self.order = random.Random(0)
         self.once: dict[str, float] = {}
         for variant in variants:
@@ -90,51 +90,6 @@ class Race:
             with _backend(variant):
                 self.clock(variant.run, 1)  # caches and heap are not as the variant before it left them
                 self.times[variant.name].append(self.clock(variant.run, repeats) / repeats)
-
-
-def _cpu_seconds(run: Callable[[], Any], repeats: int) -> float:
-    began = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return time.perf_counter() - began
-
-
-def _cuda_seconds(run: Callable[[], Any], repeats: int) -> float:
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    began.record()
-    for _ in range(repeats):
-        run()
-    ended.record()
-    ended.synchronize()
-    return began.elapsed_time(ended) / 1000
-
-
-def _disturbance(threads: int) -> float:
-    """How many times as long as alone a thread takes for a copy of 1 MB that it shares with the others.
-
-    At most about 1 on a quiet machine, hundreds where another program holds a core.
-    """
-    x = torch.rand(1 << 18)
-    y = torch.empty_like(x)
-    shared: list[float] = []
-    alone: list[float] = []
-    try:
-        for _ in range(30):
-            for count, times in ((1, alone), (threads, shared)):
-                torch.set_num_threads(count)
-                y.copy_(x)
-                times.append(_cpu_seconds(lambda: y.copy_(x), 1))
-    finally:
-        torch.set_num_threads(threads)
-    return median(shared) / median(alone)
-
-
-def _spread(times: list[float]) -> float:
-    """The interquartile range relative to the median."""
-    if len(times) < 2:
-        return 0.0
-    low, middle, high = quantiles(times, n=4)
-    return (high - low) / middle
 
 
 @contextmanager
