@@ -15,9 +15,10 @@ from . import zoo
 from .animation import check_animation_path, save_animation
 from .canvases.illusion_views import VIEWS
 from .errors import check_choice, check_device
+from .methods.syncvc import PRESETS
 from .pictures import check_picture_path, save_picture
 from .pipeline import SyncPipeline
-from .task import METHODS, Options, SyncPipelineOutput
+from .task import METHODS, Options, SyncPipelineOutput, method_of
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -33,6 +34,10 @@ app = typer.Typer(
 Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 Negative = Annotated[str | None, typer.Option(help="What it should not show.")]
 MethodName = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help=f"Of syncvc: {', '.join(PRESETS)}, from slow to fast; quality if not given."),
+]
 Model = Annotated[
     str, typer.Option(help="A prior of the zoo (see `fastsync zoo`), a folder in diffusers' format, or a hub name.")
 ]
@@ -56,6 +61,7 @@ def wide(
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring windows share.")] = None,
     loop: Annotated[str | None, typer.Option(help="Close the picture: x, y, or xy (a seamless tile).")] = None,
     method: MethodName = "syncvc",
+    preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
     guidance: Guidance = None,
@@ -69,14 +75,14 @@ def wide(
     with _one_sentence():
         check_picture_path(output)
         closed = check_choice("loop", loop, (None, "x", "y", "xy")) or False
-        sync = _load(model, device, dtype, method)
+        sync = _load(model, device, dtype, method, preset)
         out = sync.wide(
             prompt,
             width=width,
             height=height,
             overlap=overlap,
             loop=closed,
-            **_options(negative, method, steps, guidance, max_batch, seed),
+            **_options(negative, method, preset, steps, guidance, max_batch, seed),
         )
         _save(out, output, model, sync)
 
@@ -88,6 +94,7 @@ def panorama(
     width: Annotated[int | None, typer.Option(help="360 degrees in pixels.")] = None,
     poles: Annotated[bool, typer.Option("--poles", help="The whole sphere, up and down included.")] = False,
     method: MethodName = "syncvc",
+    preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
     guidance: Guidance = None,
@@ -100,9 +107,9 @@ def panorama(
     """Sample a 360-degree picture (equirectangular, with the metadata by which viewers let one look around)."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method)
+        sync = _load(model, device, dtype, method, preset)
         out = sync.panorama(
-            prompt, width=width, poles=poles, **_options(negative, method, steps, guidance, max_batch, seed)
+            prompt, width=width, poles=poles, **_options(negative, method, preset, steps, guidance, max_batch, seed)
         )
         _save(out, output, model, sync, panorama=True)
 
@@ -115,6 +122,7 @@ def illusion(
     ] = None,
     negative: Negative = None,
     method: MethodName = "syncvc",
+    preset: PresetName = None,
     model: Model = "glyphs",
     steps: Steps = 50,
     guidance: Guidance = None,
@@ -146,10 +154,10 @@ def illusion(
         for path in shown:
             check_picture_path(path)
         check_animation_path(animation)
-        sync = _load(model, device, dtype, method)
+        sync = _load(model, device, dtype, method, preset)
         out = sync.illusion(
             list(zip(["identity", *views], prompts, strict=True)),
-            **_options(negative, method, steps, guidance, max_batch, seed),
+            **_options(negative, method, preset, steps, guidance, max_batch, seed),
         )
         for image, path in zip(out.images[2:], shown, strict=True):
             save_picture(image, path)
@@ -170,6 +178,7 @@ def compose(
     height: Annotated[int | None, typer.Option(help="Pixels; the model's own window if not given.")] = None,
     negative: Negative = None,
     method: MethodName = "syncvc",
+    preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
     guidance: Guidance = None,
@@ -182,7 +191,7 @@ def compose(
     """Sample a picture whose regions follow prompts of their own."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method)
+        sync = _load(model, device, dtype, method, preset)
         out = sync.compose(
             mask,
             prompt,
@@ -190,7 +199,7 @@ def compose(
             prompt=whole,
             width=width,
             height=height,
-            **_options(negative, method, steps, guidance, max_batch, seed),
+            **_options(negative, method, preset, steps, guidance, max_batch, seed),
         )
         _save(out, output, model, sync)
 
@@ -235,9 +244,9 @@ def _one_sentence() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _load(model: str, device: str | None, dtype: str | None, method: str) -> SyncPipeline:
+def _load(model: str, device: str | None, dtype: str | None, method: str, preset: str | None) -> SyncPipeline:
     # What is wrong with the rest is said before the model is loaded, which may take long.
-    check_choice("method", method, METHODS)
+    method_of({"method": method, "preset": preset})
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
     if device is not None:
@@ -253,11 +262,18 @@ def _load(model: str, device: str | None, dtype: str | None, method: str) -> Syn
 
 
 def _options(
-    negative: str | None, method: str, steps: int, guidance: float | None, max_batch: int | None, seed: int | None
+    negative: str | None,
+    method: str,
+    preset: str | None,
+    steps: int,
+    guidance: float | None,
+    max_batch: int | None,
+    seed: int | None,
 ) -> Options:
     return {
         "negative_prompt": negative,
         "method": method,
+        "preset": preset,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "max_batch": "auto" if max_batch is None else max_batch,
@@ -270,8 +286,9 @@ def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, p
     # The model under the name that --model takes.
     metadata = {**out.parameters, "model": model, "device": sync.pipe.device.type, "versions": versions}
     image = out.images[0]
+    shallow = f" ({out.stats.shallow} of them shallow)" if out.stats.shallow else ""
     save_picture(image, path, metadata, panorama=panorama)
     typer.echo(
         f"{path}: {image.width}x{image.height} pixels, {out.parameters['method']}, seed {out.parameters['seed']}, "
-        f"{out.stats.evaluations} view-evaluations in {out.stats.seconds:.1f} s"
+        f"{out.stats.evaluations} view-evaluations{shallow} in {out.stats.seconds:.1f} s"
     )

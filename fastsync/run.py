@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from . import ops
 from .canvases.base import Canvas, Neighbours
 from .diffusion import StepTable
 from .priors.base import NetworkPrior, Prediction, Prior
+from .priors.reuse import DeepFeatures
 from .scheduling import Work
 
 
@@ -25,6 +27,8 @@ class Stats:
     Attributes:
         evaluations: view-evaluations of the network (rows of its batches; guidance's two halves counted as two).
         gradients: rows that were also differentiated backward to their input.
+        shallow: those of ``evaluations`` in which only the network's outermost level was computed, gradient included
+            (SyncVC's ``feature_reuse``).
         calls: batched network calls.
         padded: rows added only to keep batch shapes fixed (not in ``evaluations``).
         max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
@@ -35,6 +39,7 @@ class Stats:
 
     evaluations: int = 0
     gradients: int = 0
+    shallow: int = 0
     calls: int = 0
     padded: int = 0
     max_batch: int = 0
@@ -274,41 +279,73 @@ class Run:
         return self._predict(x, t, *self._conditions(views))
 
     def _predict(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        cond: torch.Tensor | None,
+        uncond: torch.Tensor | None,
+        deep: DeepFeatures | None = None,
     ) -> Prediction:
-        prediction = self.prior.predict(*self._padded(x, t, cond, uncond), self.guidance_scale)
+        with self._serving(deep, "both", x, uncond):
+            prediction = self.prior.predict(*self._padded(x, t, cond, uncond), self.guidance_scale)
         return Prediction(*(estimate[: len(x)] for estimate in prediction))
 
-    def evaluate(self, x: torch.Tensor, work: Work, through: Through = "both") -> Evaluation:
+    def deep_features(self) -> DeepFeatures:
+        """A new, empty keeper of the network's deep features, for ``evaluate``.
+
+        Raises:
+            ValueError: the prior's network has none that are known.
+        """
+        keeper = getattr(self.prior, "deep_features", None)
+        if keeper is None:
+            raise ValueError(
+                f"feature_reuse=True needs a prior whose network's levels are known (a pipeline with a UNet), and "
+                f"{type(self.prior).__name__} is none: use feature_reuse=False."
+            )
+        return keeper()
+
+    def evaluate(
+        self, x: torch.Tensor, work: Work, through: Through = "both", deep: DeepFeatures | None = None
+    ) -> Evaluation:
         """As ``predict``, ready to be gone back through by ``pullback``.
+
+        With ``deep`` the first evaluation of a batch leaves its deep features there, and further ones, of the same
+        items, take them for constants.
 
         Where the prior hands out its network's own output (and clips nothing), autograd holds the network alone: the
         ops around it have closed-form gradients. Else it holds the prior's whole prediction.
         """
+        t, cond, uncond = self._asked(work)
+        if deep is not None and deep.kept:
+            self.stats.shallow += len(x) * (1 if uncond is None else 2)
         if through == "nothing":
-            prediction = self.predict(x, work)
+            prediction = self._predict(x, t, cond, uncond, deep)
             # With a eps - b x0 constant, x = a x0 + b eps moves x0 by a / (a^2 + b^2) and eps by b / (a^2 + b^2).
             a, b = (self.at(name, work).to(x.dtype)[:, None, None, None] for name in ("a", "b"))
             slope = (a / (a**2 + b**2), b / (a**2 + b**2))
             return Evaluation(x, *prediction, x, "estimates", False, through, slope)
         x = x.detach().requires_grad_()
-        t, cond, uncond = self._asked(work)
         if through == "cond" and uncond is not None:
-            return self._evaluate_cond(x, t, cond, uncond)
+            return self._evaluate_cond(x, t, cond, uncond, deep)
         if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
             with torch.enable_grad():
-                raw = self._raw(self.prior, x, t, cond, uncond)
+                raw = self._raw(self.prior, x, t, cond, uncond, deep)
             kind, guided = self.prior.schedule.prediction_type, uncond is not None
             prediction = self.prior.convert(raw.detach(), x.detach(), t, self.guidance_scale)
         else:
             with torch.enable_grad():
-                prediction = self._predict(x, t, cond, uncond)
+                prediction = self._predict(x, t, cond, uncond, deep)
                 raw = torch.cat([prediction.x0, prediction.eps])
             kind, guided = "estimates", False
         return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided, "both")
 
     def _evaluate_cond(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        cond: torch.Tensor | None,
+        uncond: torch.Tensor,
+        deep: DeepFeatures | None,
     ) -> Evaluation:
         """The two halves apart: only one keeps what a backward pass needs."""
         prior = self.prior
@@ -319,9 +356,9 @@ class Run:
             )
         self.stats.calls += 1
         with torch.no_grad():
-            constant = self._raw(prior, x.detach(), t, uncond, None)
+            constant = self._raw(prior, x.detach(), t, uncond, None, deep, "uncond")
         with torch.enable_grad():
-            raw = self._raw(prior, x, t, cond, None)
+            raw = self._raw(prior, x, t, cond, None, deep, "cond")
         both = torch.cat([constant, raw.detach()])
         prediction = prior.convert(both, x.detach(), t, self.guidance_scale)
         return Evaluation(x, *prediction, raw, prior.schedule.prediction_type, True, "cond")
@@ -333,13 +370,21 @@ class Run:
         t: torch.Tensor,
         cond: torch.Tensor | None,
         uncond: torch.Tensor | None,
+        deep: DeepFeatures | None,
+        call: str = "both",
     ) -> torch.Tensor:
         """The network's output for x's own rows."""
-        raw = prior.raw(*self._padded(x, t, cond, uncond))
+        with self._serving(deep, call, x, uncond):
+            raw = prior.raw(*self._padded(x, t, cond, uncond))
         halves = 1 if uncond is None else 2
         if len(raw) == halves * len(x):
             return raw
         return raw.unflatten(0, (halves, -1))[:, : len(x)].flatten(0, 1)
+
+    def _serving(
+        self, deep: DeepFeatures | None, call: str, x: torch.Tensor, uncond: torch.Tensor | None
+    ) -> AbstractContextManager[None]:
+        return nullcontext() if deep is None else deep.serving(call, 1 if uncond is None else 2, len(x))
 
     def _padded(
         self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None

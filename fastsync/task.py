@@ -45,6 +45,8 @@ class Options(TypedDict, total=False):
     Keys:
         method: ``"syncvc"`` (default), ``"multidiffusion"``, ``"synctweedies"``, ``"syncsde"``, ``"syncdiffusion"``,
             ``"stochsync"``, ``"independent"``, or a method object with your settings.
+        preset: ``"quality"`` (default), ``"balanced"`` or ``"fast"``, of the method ``"syncvc"``
+            (:meth:`fastsync.SyncVC.preset`).
         negative_prompt, num_inference_steps (50), guidance_scale, eta (0), generator, output_type ("pil"): as in
             diffusers.
         latents: initial noise, of the canvas [1, C, H, W] or of each view [N, C, h, w], in the prior's cells.
@@ -56,6 +58,7 @@ class Options(TypedDict, total=False):
     """
 
     method: str | Method
+    preset: str | None
     negative_prompt: str | None
     num_inference_steps: int
     guidance_scale: float | None
@@ -95,10 +98,17 @@ class SyncPipelineOutput:
 
 def method_of(options: Options) -> Method:
     """The method that the options name, as an object."""
-    method = options.get("method", "syncvc")
+    method, preset = options.get("method", "syncvc"), options.get("preset")
     if isinstance(method, str):
-        return METHODS[check_choice("method", method, METHODS)]()
-    return method
+        check_choice("method", method, METHODS)
+    if preset is None:
+        return METHODS[method]() if isinstance(method, str) else method
+    if method != "syncvc":
+        raise ValueError(
+            f"preset={shown(preset)} is one of method='syncvc', got method={shown(method)}: leave one of them out, or "
+            "pass SyncVC.preset(...) with your own settings as the method."
+        )
+    return SyncVC.preset(preset)
 
 
 def check_options(task: str, options: Options) -> None:
@@ -197,6 +207,7 @@ def run(
         **parameters,
         "negative_prompt": negative,
         "method": next((k for k, v in METHODS.items() if type(method) is v), type(method).__name__),
+        "preset": options.get("preset"),
         "method_settings": _settings(method),
         "num_inference_steps": steps,
         "guidance_scale": guidance,

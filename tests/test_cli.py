@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import fastsync as fs
 from fastsync.cli import app
+from fastsync.methods.syncvc import PRESETS
 from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
 
@@ -241,3 +242,22 @@ def test_compositions_that_make_no_sense_are_one_sentence(tiny, here):
     assert_one_sentence(run("compose", "sky", "--mask", "no.png", "--prompt", "cat", *model), here, "there is no file")
     both = ["--mask", "a.png", "--mask", "b.png", "--prompt", "a cat"]
     assert_one_sentence(run("compose", "sky", *both, *model), here, "2 masks and 1 prompts")
+
+
+@pytest.mark.parametrize("name", ["balanced", "fast"])
+def test_a_preset_by_name_is_recorded(tiny, here, name):
+    result = run("wide", "dunes", "--model", tiny, "--preset", name, "--width", 40, *TINY_STEPS, "-o", "a.png")
+    assert result.exit_code == 0, result.output
+    metadata = read_metadata("a.png")
+    assert metadata["preset"] == name
+    wanted = {"iterations": 5, **PRESETS[name]}
+    recorded = {key: metadata["method_settings"][key] for key in wanted}
+    assert recorded == {key: list(value) if isinstance(value, tuple) else value for key, value in wanted.items()}
+
+
+def test_all_four_commands_take_presets_and_refuse_in_a_sentence(tiny, here):
+    for command in ("wide", "panorama", "illusion", "compose"):
+        assert "--preset" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    assert_one_sentence(run("wide", "dunes", "--preset", "quick"), here, "preset must be one of", "'quick'")
+    result = run("wide", "dunes", "--preset", "fast", "--method", "independent")
+    assert_one_sentence(result, here, "preset='fast' is one of method='syncvc'", "'independent'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -22,6 +22,12 @@ from .base import Method
 from .coupling import Rule, coupling_table
 
 TIMES = 1000  # the scale of `control_window`
+# Points of the curve of speed against coherence that `python -m bench.tradeoff` measures.
+PRESETS: dict[str, dict[str, Any]] = {
+    "quality": {},
+    "balanced": {"iterations": 3, "control_window": (1000, 300), "feature_reuse": True},
+    "fast": {"iterations": 2, "control_window": (1000, 500), "jacobian": "identity"},
+}
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
@@ -65,7 +71,7 @@ class SyncVC(Method):
             ``control_strength`` and ``control_cost`` then play no part. None: the gradient.
         search_scale: r, from 0 (all candidates are x) to 1 (noise all new).
         control_window: ``(high, low)``, times on a scale of 1000 between which views get controls; the coupling holds
-            at all times. An approximation, as are the three that follow: measured in docs/performance.md. None: always.
+            at all times. An approximation, as are the four that follow: measured in docs/performance.md. None: always.
         jacobian: ``"full"``, the gradient through the network; or ``"identity"``, which takes the network's velocity
             ``a eps - b x0`` for a constant (exact where views are white noise of unit variance): no backward pass.
         guidance_gradient: ``"both"``, or ``"cond"``, which takes the unconditional half for a constant: half the
@@ -100,6 +106,7 @@ class SyncVC(Method):
         jacobian: Literal["full", "identity"] = "full",
         guidance_gradient: Literal["both", "cond"] = "both",
         tolerance: float | None = None,
+        feature_reuse: bool = False,
     ) -> None:
         self.iterations = check_int("iterations", iterations, minimum=0)
         self.lr = self._rates(lr)
@@ -128,11 +135,28 @@ class SyncVC(Method):
                 "tolerance looks at the loss of overlap and prior, which rewards are not part of: use tolerance=None "
                 "with rewards."
             )
+        if not isinstance(feature_reuse, bool):
+            raise TypeError(f"feature_reuse must be True or False, got {shown(feature_reuse)}.")
+        self.feature_reuse = feature_reuse
         self.composite = check_choice("composite", composite, ("over", "merge"))
         self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
         if not isinstance(view_order, (Sequence, type(None))):
             raise TypeError(f"view_order must be a list of the views' indices, got {shown(view_order)}.")
         self._view_order = None if view_order is None else [check_int("view_order", i, minimum=0) for i in view_order]
+
+    @classmethod
+    def preset(cls, name: str, **settings: Any) -> SyncVC:
+        """SyncVC as a preset has it, with your own settings on top.
+
+        Args:
+            name: ``"quality"``, the defaults; ``"balanced"`` or ``"fast"``, which leave out what costs least coherence
+                for the time that it saves (what and how much: docs/performance.md).
+            **settings: the constructor's arguments.
+
+        Raises:
+            TypeError, ValueError: another name; settings as in the constructor.
+        """
+        return cls(**{**PRESETS[check_choice("preset", name, PRESETS)], **settings})
 
     def _rates(self, lr: LearningRate) -> list[float]:
         """Adam's step size at each iteration, checked."""
@@ -174,6 +198,8 @@ class SyncVC(Method):
             kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
         rewards = [as_reward(reward) for reward in self.rewards]
         panel = Panel(rewards, run.canvas, run.order, run.sources, _decoder(run), run.x0)
+        if self.feature_reuse:
+            run.deep_features()  # refuses early what the prior does not have
         run.candidates = 0 if self.search is None else self.search - 1
         high, low = self.control_window or (math.inf, -math.inf)
         times = table.timesteps.double() * (TIMES / run.prior.schedule.num_train_timesteps)
@@ -218,8 +244,9 @@ class SyncVC(Method):
         x, eps_free, result = start, start, start
         control, first, second = (torch.zeros_like(start) for _ in range(3))
         before: torch.Tensor | None = None
+        deep = run.deep_features() if self.feature_reuse else None
         for iteration in range(self.iterations):
-            at = run.evaluate(x, work, through=self._through)
+            at = run.evaluate(x, work, self._through, deep)
             if iteration == 0:
                 # u = 0: this evaluation is the prior's own prediction, and is never computed twice.
                 eps_free = at.eps
@@ -275,6 +302,8 @@ class SyncVC(Method):
                     x, start, eps_free, loss = (t[falling] for t in (x, start, eps_free, loss))
                     control, first, second = (t[falling] for t in (control, first, second))
                     address = address.rows(falling)
+                    if deep is not None:
+                        deep.select(falling)
             before = loss
         # A gradient that is not finite leaves its mark on the control for good, so one look after the loop is enough:
         # the host must not wait inside it.

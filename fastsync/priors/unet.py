@@ -12,6 +12,7 @@ from ..diffusion import NoiseSchedule
 from ..errors import check_pair
 from .base import NetworkPrior, frozen, strings
 from .compiling import Compiler
+from .reuse import DeepFeatures
 
 
 class UNetPrior(NetworkPrior):
@@ -54,6 +55,22 @@ class UNetPrior(NetworkPrior):
         if cond is None:
             raise ValueError("cond is None, but the UNet needs text embeddings: pass prior.encode_prompt(prompt)[0].")
         return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype), return_dict=False)[0]
+
+    def deep_features(self) -> DeepFeatures:
+        """A new, empty keeper of the UNet's deep features, for one batch of views.
+
+        Raises:
+            ValueError: the UNet has a single level, or is compiled as a whole.
+        """
+        unet, compiler = self.pipe.unet, self.compiler
+        # By us; as a compiled copy; or in place.
+        ours = compiler is not None and compiler.mode == "max"
+        if ours or type(unet).__name__ == "OptimizedModule" or unet._compiled_call_impl is not None:
+            raise ValueError(
+                "feature_reuse=True leaves out blocks of the network, and this one is compiled as a whole: use "
+                "compile='regional' or 'off', or feature_reuse=False."
+            )
+        return DeepFeatures(unet)
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
