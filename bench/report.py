@@ -224,6 +224,30 @@ def _ambigrams(result: Results) -> str:
     return table(["method", *pairs], rows, "l" + "r" * len(pairs)) + "\n\n" + source(result)
 
 
+def _memory(result: Results) -> str:
+    """Bytes on the card at once: as it is, and with what can be switched on."""
+    weights, calls, decode = result["weights"], result["calls"], result["decode"]
+    total, limit = sum(weights.values()), result["settings"]["limit"]
+    rows = [["weights: " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in weights.items())]]
+    rows[0] += [f"{size / 1e9:.2f}" for size in (total, total, weights["UNet"])]
+    for views, peaks in calls.items():
+        plain, checkpointed = peaks["gradient"], peaks["checkpointed"]
+        sizes = (total + plain, total + checkpointed, weights["UNet"] + checkpointed)
+        rows.append([f"a control iteration, views at once: {views}", *(f"{size / 1e9:.2f}" for size in sizes)])
+    sizes = (total + decode["plain"], total + decode["tiled"], weights["VAE"] + decode["tiled"])
+    rows.append(["the decode", *(f"{size / 1e9:.2f}" for size in sizes)])
+    header = ["GB (1e9 bytes)", "as it is", "checkpointing, tiled decode", "and model offload"]
+    fits = [
+        max([int(views) for views, peaks in calls.items() if total + peaks[kind] <= limit], default=0)
+        for kind in ("gradient", "checkpointed")
+    ]
+    said = (
+        f"Of {max(map(int, calls))} views {fits[0]} fit into {limit / 1e9:g} GB at once as it is, and {fits[1]} with "
+        "gradient checkpointing."
+    )
+    return "\n\n".join([table(header, rows, "lrrr"), said, source(result)])
+
+
 _QUALITIES = ("crispness", "place_confidence", "time_confidence")
 _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "coherence_scenes": (_coherence, "python -m bench.coherence"),
@@ -231,6 +255,7 @@ _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "evaluate_scenes": (_evaluation, "python -m fastsync.zoo.evaluate scenes"),
     "evaluate_glyphs": (_evaluation, "python -m fastsync.zoo.evaluate glyphs"),
     "ambigrams_glyphs": (_ambigrams, "python -m bench.ambigrams"),
+    "memory_sd21": (_memory, "python -m bench.memory"),
 }
 
 

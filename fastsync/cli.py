@@ -44,6 +44,9 @@ Model = Annotated[
 Steps = Annotated[int, typer.Option(help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")]
 MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; what fits, if not given.")]
+LowMemory = Annotated[
+    bool, typer.Option("--low-memory", help="The same picture in less memory, and more slowly: for small GPUs.")
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")]
 Dtype = Annotated[
@@ -66,6 +69,7 @@ def wide(
     steps: Steps = 50,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
+    low_memory: LowMemory = False,
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -75,7 +79,7 @@ def wide(
     with _one_sentence():
         check_picture_path(output)
         closed = check_choice("loop", loop, (None, "x", "y", "xy")) or False
-        sync = _load(model, device, dtype, method, preset)
+        sync = _load(model, device, dtype, method, preset, low_memory)
         out = sync.wide(
             prompt,
             width=width,
@@ -99,6 +103,7 @@ def panorama(
     steps: Steps = 50,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
+    low_memory: LowMemory = False,
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -107,7 +112,7 @@ def panorama(
     """Sample a 360-degree picture (equirectangular, with the metadata by which viewers let one look around)."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset)
+        sync = _load(model, device, dtype, method, preset, low_memory)
         out = sync.panorama(
             prompt, width=width, poles=poles, **_options(negative, method, preset, steps, guidance, max_batch, seed)
         )
@@ -127,6 +132,7 @@ def illusion(
     steps: Steps = 50,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
+    low_memory: LowMemory = False,
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -154,7 +160,7 @@ def illusion(
         for path in shown:
             check_picture_path(path)
         check_animation_path(animation)
-        sync = _load(model, device, dtype, method, preset)
+        sync = _load(model, device, dtype, method, preset, low_memory)
         out = sync.illusion(
             list(zip(["identity", *views], prompts, strict=True)),
             **_options(negative, method, preset, steps, guidance, max_batch, seed),
@@ -183,6 +189,7 @@ def compose(
     steps: Steps = 50,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
+    low_memory: LowMemory = False,
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -191,7 +198,7 @@ def compose(
     """Sample a picture whose regions follow prompts of their own."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset)
+        sync = _load(model, device, dtype, method, preset, low_memory)
         out = sync.compose(
             mask,
             prompt,
@@ -240,11 +247,13 @@ def _one_sentence() -> Iterator[None]:
         typer.echo("fastsync: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(1) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        typer.echo("fastsync: the memory is too small: ask for a smaller picture, or use --max-batch 1.", err=True)
+        typer.echo("fastsync: the memory is too small: use --low-memory, or ask for a smaller picture.", err=True)
         raise typer.Exit(1) from error
 
 
-def _load(model: str, device: str | None, dtype: str | None, method: str, preset: str | None) -> SyncPipeline:
+def _load(
+    model: str, device: str | None, dtype: str | None, method: str, preset: str | None, low_memory: bool
+) -> SyncPipeline:
     # What is wrong with the rest is said before the model is loaded, which may take long.
     method_of({"method": method, "preset": preset})
     if dtype is not None:
@@ -257,8 +266,21 @@ def _load(model: str, device: str | None, dtype: str | None, method: str, preset
     try:
         zoo.path(model)
     except ValueError:  # no name of the zoo; where only the weights are missing, its own sentence goes out
-        return SyncPipeline.from_pretrained(model, **placed)
-    return SyncPipeline.from_zoo(model, **placed)
+        sync = SyncPipeline.from_pretrained(model, **placed)
+    else:
+        sync = SyncPipeline.from_zoo(model, **placed)
+    if low_memory:
+        _save_memory(sync.pipe)
+    return sync
+
+
+def _save_memory(pipe: Any) -> None:
+    """Switch on what diffusers has for it."""
+    pipe.unet.enable_gradient_checkpointing()
+    if getattr(pipe, "vae", None) is not None:
+        pipe.vae.enable_tiling()
+    if pipe.device.type == "cuda":
+        pipe.enable_model_cpu_offload(device=pipe.device)
 
 
 def _options(
@@ -284,7 +306,7 @@ def _options(
 def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, panorama: bool = False) -> None:
     versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
     # The model under the name that --model takes.
-    metadata = {**out.parameters, "model": model, "device": sync.pipe.device.type, "versions": versions}
+    metadata = {**out.parameters, "model": model, "device": sync.pipe._execution_device.type, "versions": versions}
     image = out.images[0]
     shallow = f" ({out.stats.shallow} of them shallow)" if out.stats.shallow else ""
     save_picture(image, path, metadata, panorama=panorama)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,7 @@ from tiny_pipelines import PIXELS, make_pipeline, make_pixel_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
-from fastsync.cli import app
+from fastsync.cli import _save_memory, app
 from fastsync.methods.syncvc import PRESETS
 from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
@@ -261,3 +262,34 @@ def test_all_four_commands_take_presets_and_refuse_in_a_sentence(tiny, here):
     assert_one_sentence(run("wide", "dunes", "--preset", "quick"), here, "preset must be one of", "'quick'")
     result = run("wide", "dunes", "--preset", "fast", "--method", "independent")
     assert_one_sentence(result, here, "preset='fast' is one of method='syncvc'", "'independent'")
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_low_memory_is_the_same_picture(tiny, tiny_pixels, here, monkeypatch, pixels):
+    model = tiny_pixels if pixels else tiny
+    switched = []
+    load = fs.SyncPipeline.from_pretrained
+
+    def remember(*arguments, **settings):
+        switched.append(load(*arguments, **settings).pipe)
+        return fs.SyncPipeline(switched[-1])
+
+    monkeypatch.setattr(fs.SyncPipeline, "from_pretrained", remember)
+    for name, flags in (("a.png", []), ("b.png", ["--low-memory"])):
+        result = run("wide", "dunes", "--width", 40, "--model", model, *flags, *TINY_STEPS, "-o", name)
+        assert result.exit_code == 0, result.output
+    before, after = switched
+    assert after.unet.is_gradient_checkpointing and not before.unet.is_gradient_checkpointing
+    assert pixels or (after.vae.use_tiling and not before.vae.use_tiling)
+    a, b = (np.asarray(Image.open(name), dtype=int) for name in ("a.png", "b.png"))
+    assert np.abs(a - b).max() <= 1
+    assert read_metadata("b.png")["device"] == "cpu"
+
+
+def test_low_memory_offloads_whole_models_on_a_gpu(monkeypatch):
+    pipe = make_pipeline()
+    asked = []
+    monkeypatch.setattr(type(pipe), "device", torch.device("cuda", 1))
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: asked.append(device))
+    _save_memory(pipe)
+    assert asked == [torch.device("cuda", 1)]

@@ -120,14 +120,14 @@ class NetworkPrior:
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
     """The module without gradients for its weights; the flags that were set are set again afterwards."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for p in parameters:
-        p.requires_grad_(False)
+    # By name: accelerate's offload hooks put another parameter in a weight's place whenever they load it.
+    names = {name for name, p in module.named_parameters() if p.requires_grad}
+    module.requires_grad_(False)
     try:
         yield
     finally:
-        for p in parameters:
-            p.requires_grad_(True)
+        for name, p in module.named_parameters():
+            p.requires_grad_(name in names)
 
 
 def strings(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .attention import AttentionSwitch
 from .compiling import Compiler
 from .unet import UNetPrior
 
@@ -20,6 +21,7 @@ class DeepFloydPrior(UNetPrior):
         pipe: an ``IFPipeline``, such as ``DeepFloyd/IF-I-M-v1.0`` or the zoo's ``glyphs``.
         window: view size (h, w) in pixels; the UNet's own ``sample_size`` if None.
         compiler: of the pipeline's UNet, which then runs compiled while it samples.
+        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
 
     Raises:
         ValueError: for a pipeline of another class or stage.
@@ -28,7 +30,14 @@ class DeepFloydPrior(UNetPrior):
     units = "pixels"
     scale = 1  # pixels a cell
 
-    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        window: tuple[int, int] | None = None,
+        compiler: Compiler | None = None,
+        attention: AttentionSwitch | None = None,
+    ) -> None:
         unet: Any = getattr(pipe, "unet", None)
         if not is_deepfloyd(pipe) or unet is None or getattr(pipe, "text_encoder", None) is None:
             raise ValueError(
@@ -40,7 +49,7 @@ class DeepFloydPrior(UNetPrior):
                 "the UNet is one of IF's upscaling stages, which needs a small picture beside the prompt: pass the "
                 "first stage, e.g. DeepFloyd/IF-I-M-v1.0."
             )
-        super().__init__(pipe, window, compiler)
+        super().__init__(pipe, window, compiler, attention)
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
         """As every UNet's, without the variance."""

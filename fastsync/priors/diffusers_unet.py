@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from . import tiling
+from .attention import AttentionSwitch
 from .compiling import Compiler
 from .unet import UNetPrior
 
@@ -26,6 +31,7 @@ class DiffusersPrior(UNetPrior):
         pipe: a ``StableDiffusionPipeline`` (SD 1.x, 2.x and fine-tunes), epsilon, v or sample prediction.
         window: view size (h, w) in latent cells; the UNet's own ``sample_size`` if None.
         compiler: of the pipeline's UNet, which then runs compiled while it samples.
+        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
 
     Raises:
         ValueError: for a pipeline of another class, with what it lacks or has too much of.
@@ -33,7 +39,14 @@ class DiffusersPrior(UNetPrior):
 
     units = "latent cells"
 
-    def __init__(self, pipe: Any, *, window: tuple[int, int] | None = None, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        window: tuple[int, int] | None = None,
+        compiler: Compiler | None = None,
+        attention: AttentionSwitch | None = None,
+    ) -> None:
         unet: Any = getattr(pipe, "unet", None)
         vae: Any = getattr(pipe, "vae", None)
         if type(unet).__name__ == "OptimizedModule":
@@ -56,7 +69,7 @@ class DiffusersPrior(UNetPrior):
                 f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels} "
                 "(an inpainting or depth model): pass a text-to-image pipeline."
             )
-        super().__init__(pipe, window, compiler)
+        super().__init__(pipe, window, compiler, attention)
 
     @property
     def scale(self) -> int:
@@ -69,6 +82,38 @@ class DiffusersPrior(UNetPrior):
         return vae.encode(pixels.to(vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable."""
+        """Latents [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable.
+
+        Where tiling is switched on (``pipe.vae.enable_tiling()``) and no gradient is asked for, it takes about half
+        of the memory and gives the same numbers.
+        """
         vae = self.pipe.vae
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        if getattr(vae, "use_tiling", False) and not (torch.is_grad_enabled() and latents.requires_grad):
+            unknown = tiling.unknown_part(vae)
+            if unknown is None:
+                return tiling.decode(vae, latents)
+            warnings.warn(
+                f"the VAE has a part that fastsync cannot tile ({unknown}), so its own tiled decode is used, in which "
+                "colours may differ from tile to tile: call vae.disable_tiling() where the memory suffices.",
+                stacklevel=2,
+            )
+        return vae.decode(latents, return_dict=False)[0]
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """As every UNet's; besides, accelerate's offload of whole models leaves the UNet alone when the VAE is called.
+
+        Methods and rewards that decode need both in turn, and a backward pass that comes through the VAE still needs
+        the UNet's weights where they were.
+        """
+        hook: Any = getattr(self.pipe.vae, "_hf_hook", None)
+        previous = getattr(hook, "prev_module_hook", None)
+        if previous is not None:
+            hook.prev_module_hook = None
+        try:
+            with super().sampling():
+                yield
+        finally:
+            if previous is not None:
+                hook.prev_module_hook = previous

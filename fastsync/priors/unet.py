@@ -10,6 +10,7 @@ import torch
 
 from ..diffusion import NoiseSchedule
 from ..errors import check_pair
+from .attention import AttentionSwitch
 from .base import NetworkPrior, frozen, strings
 from .compiling import Compiler
 from .reuse import DeepFeatures
@@ -22,12 +23,19 @@ class UNetPrior(NetworkPrior):
         pipe: checked by the family's own adapter.
         window: view size (h, w) in ``units``; the UNet's own ``sample_size`` if None.
         compiler: of the pipeline's UNet, which then runs compiled while it samples.
+        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
     """
 
     units: ClassVar[str]  # of windows and views
 
-    def __init__(self, pipe: Any, window: tuple[int, int] | None, compiler: Compiler | None) -> None:
-        self.pipe, self.compiler = pipe, compiler
+    def __init__(
+        self,
+        pipe: Any,
+        window: tuple[int, int] | None,
+        compiler: Compiler | None,
+        attention: AttentionSwitch | None,
+    ) -> None:
+        self.pipe, self.compiler, self.attention = pipe, compiler, attention
         self.schedule = NoiseSchedule(pipe.scheduler)
         size = pipe.unet.config.sample_size
         if window is None and size is None:
@@ -90,7 +98,9 @@ class UNetPrior(NetworkPrior):
     def sampling(self) -> Iterator[None]:
         """Freeze the UNet: a backward pass to the input then costs about a forward. Let it run compiled if asked.
 
-        Afterwards it is as it was.
+        Afterwards it is as it was, its attention too.
         """
-        with frozen(self.pipe.unet), nullcontext() if self.compiler is None else self.compiler.on():
+        attention = nullcontext() if self.attention is None else self.attention.on(self.device)
+        compiled = nullcontext() if self.compiler is None else self.compiler.on()
+        with frozen(self.pipe.unet), attention, compiled:
             yield

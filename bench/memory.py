@@ -1,0 +1,151 @@
+"""What memory SyncVC takes at the size of Stable Diffusion 2.1, for a picture of 2048x512, computed without a GPU.
+
+    python -m bench.memory [--output FILE]
+
+The networks run on tensors that have a shape and no data (torch's FakeTensorMode), in float16, and the bytes of all
+that is alive are added up. Weights are exact. Activations are what PyTorch's ops hand out and autograd keeps; what
+kernels take for themselves (cuDNN's workspaces), the CUDA context and the allocator's gaps are not in it.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import diffusers
+import torch
+import transformers
+import typer
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from bench.machine import RESULTS, describe, write_json
+from bench.models import BUILDERS
+from fastsync.priors import tiling
+
+LATENTS = (64, 256)  # of the picture
+WINDOW = (64, 64)
+TEXT = (77, 1024)
+VIEWS = range(1, 6)  # five windows with an overlap of 128 pixels
+LIMIT = 8e9  # bytes: what an 8 GiB card has less 0.6 GB, for the CUDA context and what else is not counted
+
+# The published configurations, as far as they differ from the defaults of the libraries' classes.
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+_TEXT_ENCODER = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
+
+
+class Tracker(TorchDispatchMode):
+    """Bytes of the tensors that ops make while it is entered: ``alive`` now, and the ``peak``.
+
+    A storage counts once, however many tensors show it, from the op that made it until nothing refers to it. Storages
+    that were there before do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._meet(tensor, made_here=False)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self._meet(tensor, made_here=True)
+        self.peak = max(self.peak, self.alive)
+        return result
+
+    def _meet(self, tensor: torch.Tensor, made_here: bool) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._known:
+            self._known.add(id(storage))
+            size = storage.nbytes() if made_here else 0
+            self.alive += size
+            weakref.finalize(storage, self._forget, id(storage), size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    return (value for value in tree_iter(values) if isinstance(value, torch.Tensor))
+
+
+def peak_of(work: Callable[[], Any]) -> int:
+    """Peak bytes of what ``work`` allocates."""
+    with Tracker() as tracker:
+        result = work()
+    del result
+    return tracker.peak
+
+
+def evaluation(unet: Any, views: int, window: tuple[int, int], text: tuple[int, int], backward: bool) -> int:
+    """Peak bytes of the UNet at ``views`` views and both halves of guidance, and of going back to its input."""
+    dtype = next(unet.parameters()).dtype
+    x = torch.zeros(views, unet.config.in_channels, *window, requires_grad=backward)
+    states = torch.zeros(2 * views, *text, dtype=dtype)
+    times = torch.full((2 * views,), 500)
+
+    def work() -> torch.Tensor:
+        raw = unet(torch.cat([x, x]).to(dtype), times, encoder_hidden_states=states, return_dict=False)[0]
+        return torch.autograd.grad(raw, x, torch.ones_like(raw))[0] if backward else raw
+
+    with torch.set_grad_enabled(backward):
+        return peak_of(work)
+
+
+def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = RESULTS / "memory_sd21.json") -> None:
+    """Adds up weights, SyncVC's network calls and the decode."""
+    with FakeTensorMode():
+        torch.set_default_dtype(torch.float16)  # modules without data cannot be converted later
+        unet: Any = BUILDERS["SD 2.1"]()
+        vae: Any = diffusers.AutoencoderKL(**_VAE)
+        text_encoder: Any = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_TEXT_ENCODER))
+        torch.set_default_dtype(torch.float32)
+        for module in (unet, vae, text_encoder):
+            module.eval().requires_grad_(False)
+        weights = {"UNet": _size(unet), "text encoder": _size(text_encoder), "VAE": _size(vae)}
+        calls = {}
+        for views in VIEWS:
+            plain = {"forward": evaluation(unet, views, WINDOW, TEXT, backward=False)}
+            with_gradient = evaluation(unet, views, WINDOW, TEXT, backward=True)
+            unet.enable_gradient_checkpointing()
+            checkpointed = evaluation(unet, views, WINDOW, TEXT, backward=True)
+            unet.disable_gradient_checkpointing()
+            calls[str(views)] = {**plain, "gradient": with_gradient, "checkpointed": checkpointed}
+        latents = torch.zeros(1, vae.config.latent_channels, *LATENTS, dtype=torch.float16)
+        with torch.no_grad():
+            decode = {
+                "plain": peak_of(lambda: vae.decode(latents, return_dict=False)[0]),
+                "tiled": peak_of(lambda: tiling.decode(vae, latents)),
+            }
+    settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
+    write_json(output, {**describe(), "settings": settings, "weights": weights, "calls": calls, "decode": decode})
+    typer.echo(f"weights {weights}\ndecode {decode}")
+    for count, peaks in calls.items():
+        typer.echo(f"{count} views: {peaks}")
+    typer.echo(f"written to {output}")
+
+
+def _size(module: nn.Module) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+if __name__ == "__main__":
+    typer.run(main)
