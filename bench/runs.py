@@ -17,7 +17,7 @@ import fastsync as fs
 from bench import reference
 from bench.models import load
 from fastsync.priors import Compiler
-from fastsync.run import Stats
+from fastsync.stats import Stats
 
 REFERENCE, ALONE = "reference", "network alone"
 STOCHSYNC_TIMES = [900, 700, 500, 300]

@@ -6,67 +6,19 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from . import ops
 from .canvases.base import Canvas, Neighbours
 from .diffusion import StepTable
-from .priors.base import NetworkPrior, Prediction, Prior
+from .priors.base import Prediction, Prior
 from .priors.reuse import DeepFeatures
+from .query import Query
 from .scheduling import Work
-
-
-@dataclass
-class Stats:
-    """What a run spent.
-
-    Attributes:
-        evaluations: view-evaluations of the network (rows of its batches; guidance's two halves counted as two).
-        gradients: rows that were also differentiated backward to their input.
-        shallow: those of ``evaluations`` in which only the network's outermost level was computed, gradient included
-            (SyncVC's ``feature_reuse``).
-        calls: batched network calls.
-        padded: rows added only to keep batch shapes fixed (not in ``evaluations``).
-        max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
-        seconds: wall clock of the run.
-        peak_memory: bytes; the device's peak allocation during the run on CUDA, the process's peak so far on a CPU
-            (None where the system does not tell).
-    """
-
-    evaluations: int = 0
-    gradients: int = 0
-    shallow: int = 0
-    calls: int = 0
-    padded: int = 0
-    max_batch: int = 0
-    seconds: float = 0.0
-    peak_memory: int | None = None
-
-
-# What of the network a control's gradient passes through: both of guidance's halves, the conditional one, or none, its
-# velocity being taken for a constant.
-Through = Literal["both", "cond", "nothing"]
-
-
-class Evaluation(NamedTuple):
-    """One network call at leaf ``x``, with what is needed to go back through it.
-
-    ``x0`` and ``eps`` [B, C, h, w] carry no gradient; ``raw`` does, and ``control_grad`` with ``kind`` and ``guided``
-    gives its cotangent. Where only the conditional half can be gone back through, ``raw`` is that half.
-    """
-
-    x: torch.Tensor
-    x0: torch.Tensor
-    eps: torch.Tensor
-    raw: torch.Tensor
-    kind: str
-    guided: bool
-    through: Through
-    slope: tuple[torch.Tensor, torch.Tensor] | None = None
+from .stats import Stats
 
 
 class Address(NamedTuple):
@@ -133,6 +85,8 @@ class Run:
         self.pool_x = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Clean estimates are kept only where views read one another.
         self.pool_x0 = self.pool_x.new_zeros(shape if any(self.sources) else (0, *shape[1:]))
+        self._batch: Work | None = None
+        self._batch_steps = torch.zeros(0, dtype=torch.long)
         self._noise: dict[int, list[torch.Tensor]] = {}
         self._noise_readers: dict[int, int] = {}
         self._drawn = 0
@@ -217,10 +171,15 @@ class Run:
 
     # ---- coefficients, noise, network -------------------------------------------------------------------------
 
+    def steps_of(self, work: Work) -> torch.Tensor:
+        """The items' steps, int64 [B], on the run's device; sent there once for a batch."""
+        if self._batch is not work:
+            self._batch, self._batch_steps = work, self._to_device(torch.tensor([k for _, k in work]))
+        return self._batch_steps
+
     def at(self, name: str, work: Work) -> torch.Tensor:
         """Column ``name`` of the step table for each item of a batch, [B], float64."""
-        steps = torch.tensor([k for _, k in work], device=self.device)
-        return getattr(self.table, name)[steps]
+        return getattr(self.table, name)[self.steps_of(work)]
 
     def draw(self, shape: Sequence[int]) -> torch.Tensor:
         """Standard normal noise from the run's generator, drawn where and in what diffusers would draw it."""
@@ -270,28 +229,20 @@ class Run:
             self._noise_readers[self._drawn] = self.canvas.num_views
             self._drawn += 1
 
+    def query(self, work: Work) -> Query:
+        """What the network is to be asked about a batch of work."""
+        return self._query([i for i, _ in work], self.at("timesteps", work))
+
     def predict(self, x: torch.Tensor, work: Work) -> Prediction:
         """The prior's estimates at x [B, C, h, w] for the batch's views and times; every row is counted."""
-        return self._predict(x, *self._asked(work))
+        return self.query(work).predict(x)
 
     def predict_at(self, x: torch.Tensor, views: list[int], t: torch.Tensor) -> Prediction:
         """As ``predict``, at times t [B] that need not be the table's."""
-        return self._predict(x, t, *self._conditions(views))
-
-    def _predict(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor | None,
-        deep: DeepFeatures | None = None,
-    ) -> Prediction:
-        with self._serving(deep, "both", x, uncond):
-            prediction = self.prior.predict(*self._padded(x, t, cond, uncond), self.guidance_scale)
-        return Prediction(*(estimate[: len(x)] for estimate in prediction))
+        return self._query(views, t).predict(x)
 
     def deep_features(self) -> DeepFeatures:
-        """A new, empty keeper of the network's deep features, for ``evaluate``.
+        """A new, empty keeper of the network's deep features, for ``Query.evaluate``.
 
         Raises:
             ValueError: the prior's network has none that are known.
@@ -303,124 +254,6 @@ class Run:
                 f"{type(self.prior).__name__} is none: use feature_reuse=False."
             )
         return keeper()
-
-    def evaluate(
-        self, x: torch.Tensor, work: Work, through: Through = "both", deep: DeepFeatures | None = None
-    ) -> Evaluation:
-        """As ``predict``, ready to be gone back through by ``pullback``.
-
-        With ``deep`` the first evaluation of a batch leaves its deep features there, and further ones, of the same
-        items, take them for constants.
-
-        Where the prior hands out its network's own output (and clips nothing), autograd holds the network alone: the
-        ops around it have closed-form gradients. Else it holds the prior's whole prediction.
-        """
-        t, cond, uncond = self._asked(work)
-        if deep is not None and deep.kept:
-            self.stats.shallow += len(x) * (1 if uncond is None else 2)
-        if through == "nothing":
-            prediction = self._predict(x, t, cond, uncond, deep)
-            # With a eps - b x0 constant, x = a x0 + b eps moves x0 by a / (a^2 + b^2) and eps by b / (a^2 + b^2).
-            a, b = (self.at(name, work).to(x.dtype)[:, None, None, None] for name in ("a", "b"))
-            slope = (a / (a**2 + b**2), b / (a**2 + b**2))
-            return Evaluation(x, *prediction, x, "estimates", False, through, slope)
-        x = x.detach().requires_grad_()
-        if through == "cond" and uncond is not None:
-            return self._evaluate_cond(x, t, cond, uncond, deep)
-        if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
-            with torch.enable_grad():
-                raw = self._raw(self.prior, x, t, cond, uncond, deep)
-            kind, guided = self.prior.schedule.prediction_type, uncond is not None
-            prediction = self.prior.convert(raw.detach(), x.detach(), t, self.guidance_scale)
-        else:
-            with torch.enable_grad():
-                prediction = self._predict(x, t, cond, uncond, deep)
-                raw = torch.cat([prediction.x0, prediction.eps])
-            kind, guided = "estimates", False
-        return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided, "both")
-
-    def _evaluate_cond(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor,
-        deep: DeepFeatures | None,
-    ) -> Evaluation:
-        """The two halves apart: only one keeps what a backward pass needs."""
-        prior = self.prior
-        if not isinstance(prior, NetworkPrior) or prior.schedule.clips:
-            raise ValueError(
-                "guidance_gradient='cond' needs a prior that hands out its network's own output and does not clip it: "
-                "use guidance_gradient='both'."
-            )
-        self.stats.calls += 1
-        with torch.no_grad():
-            constant = self._raw(prior, x.detach(), t, uncond, None, deep, "uncond")
-        with torch.enable_grad():
-            raw = self._raw(prior, x, t, cond, None, deep, "cond")
-        both = torch.cat([constant, raw.detach()])
-        prediction = prior.convert(both, x.detach(), t, self.guidance_scale)
-        return Evaluation(x, *prediction, raw, prior.schedule.prediction_type, True, "cond")
-
-    def _raw(
-        self,
-        prior: NetworkPrior,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor | None,
-        deep: DeepFeatures | None,
-        call: str = "both",
-    ) -> torch.Tensor:
-        """The network's output for x's own rows."""
-        with self._serving(deep, call, x, uncond):
-            raw = prior.raw(*self._padded(x, t, cond, uncond))
-        halves = 1 if uncond is None else 2
-        if len(raw) == halves * len(x):
-            return raw
-        return raw.unflatten(0, (halves, -1))[:, : len(x)].flatten(0, 1)
-
-    def _serving(
-        self, deep: DeepFeatures | None, call: str, x: torch.Tensor, uncond: torch.Tensor | None
-    ) -> AbstractContextManager[None]:
-        return nullcontext() if deep is None else deep.serving(call, 1 if uncond is None else 2, len(x))
-
-    def _padded(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The arguments of a network call in the next batch size that the network knows, the last row repeated."""
-        count = len(x)
-        extra = next((size - count for size in self.buckets or () if size >= count), 0)
-        if not extra:
-            return x, t, cond, uncond
-        self.stats.padded += extra * (1 if uncond is None else 2)
-        rows = torch.arange(count + extra, device=x.device).clamp(max=count - 1)
-        cond, uncond = (c if c is None else c[rows] for c in (cond, uncond))
-        return torch.cat([x, x[-1:].detach().expand(extra, *x.shape[1:])]), t[rows], cond, uncond
-
-    def pullback(
-        self, evaluation: Evaluation, cotangent: torch.Tensor, peak: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Vector-Jacobian product [B, C, h, w] of ``evaluation.raw`` with its cotangent, and its scale [B] or None.
-
-        In half precision the cotangents of each view are divided by their largest magnitude ``peak`` [B], since the
-        network's backward overflows otherwise; the product is then to be multiplied by the scale.
-        """
-        x, raw = evaluation.x, evaluation.raw
-        if evaluation.slope is not None:
-            g_x0, g_eps = cotangent.chunk(2)
-            return evaluation.slope[0] * g_x0 + evaluation.slope[1] * g_eps, None
-        if evaluation.through == "cond":
-            cotangent = cotangent[len(x) :]
-        self.stats.gradients += len(x) * (1 if self.uncond is None or evaluation.through == "cond" else 2)
-        half = self.prior.dtype in (torch.float16, torch.bfloat16)
-        scale = peak if half else None
-        if not raw.requires_grad:
-            return torch.zeros_like(x), scale
-        if half:
-            cotangent = ops.scale_cotangent(cotangent, peak, raw.dtype)
-        return torch.autograd.grad(raw, x, cotangent.to(raw.dtype))[0], scale
 
     def step(
         self,
@@ -442,23 +275,16 @@ class Run:
             prediction.x0, prediction.eps, a_next, direction, sigma, noise, pull, x, self.pool_x, *address
         )
 
-    def _asked(self, work: Work) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Times and conditions of the items of one network call."""
-        return self.at("timesteps", work), *self._conditions([i for i, _ in work])
-
-    def _conditions(self, views: list[int]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Conditions of the views of one network call, which is counted here."""
+    def _query(self, views: list[int], t: torch.Tensor) -> Query:
         cond, uncond = self._rows(self.cond, views), self._rows(self.uncond, views)
-        self.stats.calls += 1
-        self.stats.evaluations += len(views) * (1 if uncond is None else 2)
-        return cond, uncond
+        return Query(self.prior, self.stats, self.buckets, self.guidance_scale, t, cond, uncond)
 
     def _rows(self, condition: torch.Tensor | None, views: list[int]) -> torch.Tensor | None:
         if condition is None:
             return None
         if condition.shape[0] == 1:
             return condition.expand(len(views), *condition.shape[1:])
-        return condition[torch.tensor(views, device=condition.device)]
+        return condition[self._to_device(torch.tensor(views))]
 
     def close(self) -> Stats:
         """Finish the account: time and peak memory."""

@@ -17,7 +17,8 @@ from .diffusion import is_vanishing
 from .errors import check_choice, check_int, check_number, check_tensor, shape_text, shown
 from .methods.base import Method
 from .priors.base import Prior
-from .run import Run, Stats
+from .run import Run
+from .stats import Stats
 
 Callback = Callable[[int, torch.Tensor, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor] | None]
 

@@ -22,9 +22,9 @@ from .methods import (
     SyncVC,
 )
 from .priors import DeepFloydPrior, DiffusersPrior
-from .run import Stats
 from .sampler import SyncOutput, sample
 from .scheduling import Order
+from .stats import Stats
 
 METHODS: dict[str, type[Method]] = {
     "syncvc": SyncVC,

@@ -42,9 +42,8 @@ class SyncSDE(Method):
     def advance(self, run: Run, work: Work) -> None:
         """Take the batch's views one coupled step on."""
         plan, x = run.prepared, run.states(work)
-        steps = torch.tensor([k for _, k in work], device=run.device)
         prediction = run.predict(x, work)
-        x_next = run.step(prediction, work, plan.step_pull[steps], x, run.address(work, plan.neighbours))
+        x_next = run.step(prediction, work, plan.step_pull[run.steps_of(work)], x, run.address(work, plan.neighbours))
         run.advance(work, x_next, prediction.x0)
 
     def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:

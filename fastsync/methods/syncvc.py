@@ -14,9 +14,10 @@ from ..canvases.base import Canvas, Neighbours
 from ..diffusion import is_vanishing
 from ..errors import check_choice, check_int, check_number, shown
 from ..priors.base import Prediction
+from ..query import Query, Through
 from ..rewards.base import Reward, RewardFunction, as_reward
 from ..rewards.panel import Panel
-from ..run import Address, Run, Through
+from ..run import Address, Run
 from ..scheduling import Order, Work
 from .base import Method
 from .coupling import Rule, coupling_table
@@ -25,8 +26,8 @@ TIMES = 1000  # the scale of `control_window`
 # Points of the curve of speed against coherence that `python -m bench.tradeoff` measures.
 PRESETS: dict[str, dict[str, Any]] = {
     "quality": {},
-    "balanced": {"iterations": 3, "control_window": (1000, 300), "feature_reuse": True},
-    "fast": {"iterations": 2, "control_window": (1000, 500), "jacobian": "identity"},
+    "balanced": {"iterations": 2, "feature_reuse": True},
+    "fast": {"iterations": 1, "control_window": (1000, 500)},
 }
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
@@ -209,20 +210,21 @@ class SyncVC(Method):
     def advance(self, run: Run, work: Work) -> None:
         """Choose the batch's controls, then take the coupled step from the controlled views."""
         plan, x = run.prepared, run.states(work)
-        steps = torch.tensor([k for _, k in work], device=run.device)
-        address = run.address(work, plan.neighbours)
+        steps, query, address = run.steps_of(work), run.query(work), run.address(work, plan.neighbours)
         controlled = [
             n for n, (i, k) in enumerate(work) if plan.steered[k] and (run.sources[i] or plan.panel.speaks_of(i))
         ]
         rows = torch.tensor(controlled, device=run.device)
         some = [work[n] for n in controlled]
         if controlled and self.iterations and self.search is None:
-            x = x.index_copy(0, rows, self._optimise(run, some, x[rows], address.rows(rows), steps[rows]))
+            x = x.index_copy(
+                0, rows, self._optimise(run, some, query.rows(rows), x[rows], address.rows(rows), steps[rows])
+            )
         with torch.no_grad():
-            prediction = run.predict(x, work)
+            prediction = query.predict(x)
         if controlled and self.search is not None:
             best = [t.index_select(0, rows) for t in (x, *prediction)]
-            best = self._search(run, some, best, address.rows(rows))
+            best = self._search(run, some, query.rows(rows), best, address.rows(rows))
             x, *estimates = (t.index_copy(0, rows, u) for t, u in zip((x, *prediction), best, strict=True))
             prediction = Prediction(*estimates)
         x_next = run.step(prediction, work, plan.step_pull[steps], x, address)
@@ -236,7 +238,7 @@ class SyncVC(Method):
         return run.canvas.composite(views, run.order)
 
     def _optimise(
-        self, run: Run, work: Work, start: torch.Tensor, address: Address, steps: torch.Tensor
+        self, run: Run, work: Work, query: Query, start: torch.Tensor, address: Address, steps: torch.Tensor
     ) -> torch.Tensor:
         """K iterations of Adam from views ``start`` [B, C, h, w]; returns the controlled views x~."""
         plan, everyone, chosen = run.prepared, work, torch.arange(len(work), device=start.device)
@@ -245,12 +247,12 @@ class SyncVC(Method):
         control, first, second = (torch.zeros_like(start) for _ in range(3))
         before: torch.Tensor | None = None
         deep = run.deep_features() if self.feature_reuse else None
+        eps_pull, kl = plan.eps_pull[steps], plan.kl[steps]
         for iteration in range(self.iterations):
-            at = run.evaluate(x, work, self._through, deep)
+            at = query.evaluate(x, self._through, deep)
             if iteration == 0:
                 # u = 0: this evaluation is the prior's own prediction, and is never computed twice.
                 eps_free = at.eps
-            a, b = run.at("a", work), run.at("b", work)
             overlap, overlap_gradient = ops.overlap_loss(at.x0, run.pool_x0, *address)
             place, index, mask, period = address
             loss, cotangent, direct, peak = ops.control_grad(
@@ -264,18 +266,18 @@ class SyncVC(Method):
                 place,
                 index,
                 mask,
-                plan.eps_pull[steps],
-                a,
-                b,
-                x.new_full((len(work),), run.guidance_scale),
-                plan.kl[steps],
+                eps_pull,
+                query.a,
+                query.b,
+                query.guidance,
+                kl,
                 self.reward_weight,
                 self.control_cost,
                 period,
                 at.kind,
                 at.guided,
             )
-            vjp, scale = run.pullback(at, cotangent, peak)
+            vjp, scale = query.pullback(at, cotangent, peak)
             x = ops.control_update(
                 control,
                 first,
@@ -298,7 +300,8 @@ class SyncVC(Method):
                 if len(falling) < len(work):
                     if not len(falling):
                         break
-                    work, steps, chosen = [work[n] for n in falling.tolist()], steps[falling], chosen[falling]
+                    work, query, chosen = [work[n] for n in falling.tolist()], query.rows(falling), chosen[falling]
+                    eps_pull, kl = eps_pull[falling], kl[falling]
                     x, start, eps_free, loss = (t[falling] for t in (x, start, eps_free, loss))
                     control, first, second = (t[falling] for t in (control, first, second))
                     address = address.rows(falling)
@@ -321,20 +324,22 @@ class SyncVC(Method):
         """What of the network the gradient passes through."""
         return "nothing" if self.jacobian == "identity" else self.guidance_gradient
 
-    def _search(self, run: Run, work: Work, free: list[torch.Tensor], address: Address) -> list[torch.Tensor]:
+    def _search(
+        self, run: Run, work: Work, query: Query, free: list[torch.Tensor], address: Address
+    ) -> list[torch.Tensor]:
         """The best candidates and their estimates ``[x~, x0, eps]``, from the uncontrolled ones, [B, C, h, w] each.
 
         One call of the network a candidate: batches stay as large as ``max_batch`` allows, and only the best is kept.
         """
         start, x0, eps = free
-        b = run.at("b", work).to(start.dtype)[:, None, None, None]
+        b = query.b.to(start.dtype)[:, None, None, None]
         kept = math.sqrt(1.0 - self.search_scale**2)
         best, best_score = free, self._score(run, work, x0, address)
         for candidate in range(run.candidates):
             drawn = self.search_scale * run.candidate_noise(work, candidate)
             x = start + b * ((kept - 1.0) * eps + drawn)
             with torch.no_grad():
-                prediction = run.predict(x, work)
+                prediction = query.predict(x)
             score = self._score(run, work, prediction.x0, address)
             better = score > best_score
             best_score = torch.where(better, score, best_score)

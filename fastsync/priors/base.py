@@ -82,20 +82,32 @@ class NetworkPrior:
 
         A single time or condition serves all views.
         """
-        return self.convert(self.raw(x, t, cond, uncond), x, t, guidance_scale)
+        a, b = self.schedule.coefficients(t.expand(len(x)))
+        return self.convert(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
 
     def raw(
         self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
     ) -> torch.Tensor:
         """The network's own output [B, C, h, w]; with ``uncond`` [2 B, C, h, w], the unconditional half first."""
-        t = t.expand(len(x))
-        cond, uncond = (c if c is None else c.expand(len(x), *c.shape[1:]) for c in (cond, uncond))
+        t, cond = self.joined(
+            t.expand(len(x)), *(c if c is None else c.expand(len(x), *c.shape[1:]) for c in (cond, uncond))
+        )
+        return self.raw_rows(x if uncond is None else torch.cat([x, x]), t, cond)
+
+    @staticmethod
+    def joined(
+        t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Times [B] and conditions [B, ...] of a batch as ``raw_rows`` takes them, both halves in one batch."""
         if uncond is None:
-            raw = self.network(x, t, cond)
-        elif cond is None:
+            return t, cond
+        if cond is None:
             raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
-        else:
-            raw = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([uncond, cond]))
+        return torch.cat([t, t]), torch.cat([uncond, cond])
+
+    def raw_rows(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        """The network's own output for every row, times and conditions being as many as views."""
+        raw = self.network(x, t, cond)
         if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:
             warnings.warn(
                 "the network's output does not depend on x as far as autograd can see, so controls take it for a "
@@ -104,11 +116,12 @@ class NetworkPrior:
             )
         return raw
 
-    def convert(self, raw: torch.Tensor, x: torch.Tensor, t: torch.Tensor, guidance_scale: float) -> Prediction:
-        """Guided and clipped estimates from the output of ``raw`` at the same x and t."""
-        a, b = self.schedule.coefficients(t.expand(len(x)))
+    def convert(
+        self, raw: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, guidance: torch.Tensor | float
+    ) -> Prediction:
+        """Guided and clipped estimates from the output of ``raw`` at the same x, with its coefficients a, b [B]."""
         raw_uncond, raw_cond = raw.chunk(2) if len(raw) == 2 * len(x) else (None, raw)
-        x0, eps = ops.cfg_tweedie(raw_cond, raw_uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
+        x0, eps = ops.cfg_tweedie(raw_cond, raw_uncond, x, a, b, guidance, self.schedule.prediction_type)
         return Prediction(self.schedule.clip(x0), eps)
 
     @contextmanager

@@ -5,8 +5,8 @@ from reference_syncvc import run_syncvc
 
 import fastsync as fs
 from fastsync import ops
+from fastsync.query import Query
 from fastsync.rewards import Overlap, Perceptual, Reward, Style
-from fastsync.run import Run
 
 CANVASES = {
     "chain": lambda: fs.WideCanvas((4, 13), (4, 6), 4),  # the last window is flush with the border
@@ -161,7 +161,6 @@ def test_loss_and_gradient_on_a_linear_gaussian_prior():
     scheduler = ddim()
     gauss = Gaussian(scheduler, shape, correlated=True)
     prior = fs.FunctionPrior(gauss, scheduler, shape, dtype=torch.float64)
-    canvas = fs.WideCanvas((3, 6), (3, 4), 2)
     mu = randn(2, *shape, seed=1)
     t = torch.tensor([421, 80])
     abar = scheduler.alphas_cumprod.double()[t]
@@ -171,32 +170,18 @@ def test_loss_and_gradient_on_a_linear_gaussian_prior():
     mask[..., :2] = 1
     pull, kappa, w, c = torch.tensor([1.3, 0.4]).double(), torch.tensor([0.7, 2.0]).double(), 1.9, 0.25
 
-    run = Run(
-        prior,
-        canvas,
-        prior.schedule.steps(5),
-        mu,
-        None,
-        1.0,
-        None,
-        [(), (0,)],
-        [0, 1],
-        [2, 2],
-        torch.float64,
-        torch.device("cpu"),
-    )
-    run.at = lambda name, work: {"timesteps": t, "a": a, "b": b}[name]
+    query = Query(prior, fs.Stats(), None, 1.0, t, mu, None)
     place = torch.tensor([[0, 0, 0], [1, 0, 0]])
     ones = torch.ones(2, dtype=torch.float64)
 
     def evaluate(control):
-        at = run.evaluate(x + control, [(0, 0), (1, 0)])
+        at = query.evaluate(x + control)
         overlap, g_overlap = ops.overlap_loss(at.x0, y0, place, None, mask)
         loss, cotangent, direct, peak = ops.control_grad(
             at.x.detach(), at.eps, free, control, g_overlap, None, y, place, None, mask, pull, a, b, ones, kappa, w, c,
             (0, 0), at.kind, at.guided,
         )  # fmt: skip
-        vjp, scale = run.pullback(at, cotangent, peak)
+        vjp, scale = query.pullback(at, cotangent, peak)
         assert scale is None
         return w * overlap + loss, vjp + direct
 
@@ -631,7 +616,7 @@ def test_half_precision_backward_does_not_overflow(monkeypatch):
     def unscaled(self, evaluation, cotangent, peak):
         return torch.autograd.grad(evaluation.raw, evaluation.x, cotangent.to(evaluation.raw.dtype))[0], None
 
-    monkeypatch.setattr(Run, "pullback", unscaled)
+    monkeypatch.setattr(Query, "pullback", unscaled)
     with pytest.raises(FloatingPointError, match="view 1, step 0"):
         fs.sample(prior, canvas, method, **common)
 

@@ -1,0 +1,32 @@
+"""What a run spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Stats:
+    """What a run spent.
+
+    Attributes:
+        evaluations: view-evaluations of the network (rows of its batches; guidance's two halves counted as two).
+        gradients: rows that were also differentiated backward to their input.
+        shallow: those of ``evaluations`` in which only the network's outermost level was computed, gradient included
+            (SyncVC's ``feature_reuse``).
+        calls: batched network calls.
+        padded: rows added only to keep batch shapes fixed (not in ``evaluations``).
+        max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
+        seconds: wall clock of the run.
+        peak_memory: bytes; the device's peak allocation during the run on CUDA, the process's peak so far on a CPU
+            (None where the system does not tell).
+    """
+
+    evaluations: int = 0
+    gradients: int = 0
+    shallow: int = 0
+    calls: int = 0
+    padded: int = 0
+    max_batch: int = 0
+    seconds: float = 0.0
+    peak_memory: int | None = None
