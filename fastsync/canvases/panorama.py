@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from .. import ops
-from ..errors import check_choice, check_int, check_pair, check_tensor, shape_text, shown
-from .base import Neighbours, Whiteness
+from ..errors import check_choice, check_pair, shown
+from .resampled import ResampledCanvas, covered
 from .surfaces import SURFACES, Camera, focal
 
 UNSEEN = 1e-6  # weight up to which a cell counts as not seen: rounding
@@ -29,7 +29,7 @@ POLES = ring(4, elevation=55.0, fov=90.0) + ring(4, elevation=-55.0, fov=90.0)
 TILES = [camera for elevation in (144.0, 72.0, 0.0, -72.0, -144.0) for camera in ring(5, elevation)]
 
 
-class PanoramaCanvas:
+class PanoramaCanvas(ResampledCanvas):
     """A picture of H x W cells around the viewer, and the views of perspective cameras in its middle.
 
     Column 0 is azimuth -180°, the middle 0°, azimuths grow to the right and wrap around. What rows are, the surface
@@ -61,9 +61,6 @@ class PanoramaCanvas:
             camera that looks beyond a cylinder's top or bottom.
     """
 
-    signs: torch.Tensor | None = None
-    whiteness: Whiteness = "nearest"
-
     def __init__(
         self,
         size: tuple[int, int],
@@ -79,14 +76,13 @@ class PanoramaCanvas:
         if cameras is None:
             cameras = TILES if self.surface == "torus" else CAMERAS
         self.cameras = [self._surface.checked(camera, self.window) for camera in cameras]
-        self.num_views, self.view_shape = len(self.cameras), self.window
         places = [self._surface.look(camera, self.window) for camera in self.cameras]
         row, column = (torch.stack(part) for part in zip(*places, strict=True))
         index, weight = self._bilinear(row, column)
-        self._taps = ops.Taps(index.int(), weight.float(), self.size).sort()
-        self._holes, self._hole_taps = self._between_pixels()
-        self._own = torch.stack(
-            [self._own_cells(*place, camera) for place, camera in zip(places, self.cameras, strict=True)]
+        taps = ops.Taps(index.int(), weight.float(), self.size).sort()
+        own = [self._own_cells(*place, camera) for place, camera in zip(places, self.cameras, strict=True)]
+        super().__init__(
+            self.size, self.window, taps, torch.stack(own), *self._between_pixels(covered(taps)), unseen=UNSEEN
         )
 
     # ---- tables -------------------------------------------------------------------------------------------------
@@ -122,10 +118,10 @@ class PanoramaCanvas:
             "white: enlarge size, or take smaller windows or a wider field of view."
         )
 
-    def _between_pixels(self) -> tuple[torch.Tensor, ops.Taps]:
+    def _between_pixels(self, coverage: torch.Tensor) -> tuple[torch.Tensor, ops.Taps]:
         """Flat cells [M] that lie in a view's picture and no pixel reaches, and which pixels are around each.
 
-        The table reads the views below one another, [1, C, N h, w]; each cell the view that has it nearest its middle.
+        Each cell reads the view that has it nearest its middle.
         """
         h, w = self.window
         nearest = torch.full(self.size, math.inf, dtype=torch.float64)
@@ -137,7 +133,7 @@ class PanoramaCanvas:
             better = inside & (away < nearest)
             nearest, row, column = (torch.where(better, a, b) for a, b in ((away, nearest), (y, row), (x, column)))
             view[better] = i
-        holes = ((self.coverage[0, 0] <= UNSEEN) & nearest.isfinite()).flatten().nonzero()[:, 0]
+        holes = ((coverage[0, 0] <= UNSEEN) & nearest.isfinite()).flatten().nonzero()[:, 0]
         row, column, view = (t.flatten()[holes] for t in (row, column, view))
         index, weight = [], []
         for dy in (0, 1):
@@ -147,107 +143,9 @@ class PanoramaCanvas:
                 weight.append((1 - (row - row.floor() - dy).abs()) * (1 - (column - column.floor() - dx).abs()))
         shape = (1, len(holes), 1, 4)
         tables = torch.stack(index, -1).int().reshape(shape), torch.stack(weight, -1).float().reshape(shape)
-        return holes, ops.Taps(*tables, (self.num_views * h, w))
+        return holes, ops.Taps(*tables, (len(self.cameras) * h, w))
 
     # ---- maps ---------------------------------------------------------------------------------------------------
-
-    @property
-    def coverage(self) -> torch.Tensor:
-        """[1, 1, H, W], how many views see each cell, a pixel's weight shared by the cells around it (float32)."""
-        return ops.splat(torch.ones(self.num_views, 1, *self.window), self._on(torch.device("cpu")))
-
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        """What the cameras see of a clean canvas [1, C, H, W], bilinear, [N, C, h, w]."""
-        self._check_canvas(z)
-        return ops.resample(z, self._on(z.device))
-
-    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
-        """White noise [1, C, H, W] as views [N, C, h, w], white within each view and shared where views overlap."""
-        self._check_canvas(z)
-        self._own = self._own.to(z.device)
-        return ops.transform(z.expand(self.num_views, *z.shape[1:]), self._own)
-
-    def adjoint(self, views: torch.Tensor) -> torch.Tensor:
-        """``sum_i P_i^T x^i`` of the bilinear maps: views [N, C, h, w] to canvas [1, C, H, W]."""
-        self._check_views(views)
-        return ops.splat(views, self._on(views.device))
-
-    def merge(
-        self,
-        views: torch.Tensor,
-        weights: torch.Tensor | None = None,
-        previous: torch.Tensor | None = None,
-        solver: Literal["splat", "cg"] = "splat",
-        iterations: int = 30,
-    ) -> torch.Tensor:
-        """The canvas [1, C, H, W] of clean views [N, C, h, w].
-
-        Args:
-            weights: non-negative, [h, w] (the same for all views) or [N, 1, h, w]; all 1 if None.
-            previous: [1, C, H, W], kept where no view looks (0 if None). Cells in a view's picture that fall between
-                its pixels are interpolated from these.
-            solver: ``"splat"``, ``sum P^T W x / sum P^T W 1``, fast; or ``"cg"``, the least squares itself, by
-                conjugate gradients on ``sum P^T W P z = sum P^T W x``: what was projected comes back as it was.
-            iterations: of ``"cg"``.
-        """
-        self._check_views(views)
-        check_choice("solver", solver, ("splat", "cg"))
-        weights = views.new_ones(self.window) if weights is None else check_tensor("weights", weights).to(views)
-        if weights.shape == self.window:
-            weights = weights.expand(self.num_views, 1, *self.window)
-        if weights.shape != (self.num_views, 1, *self.window):
-            raise ValueError(
-                f"weights must be {shape_text(self.window)} or {shape_text((self.num_views, 1, *self.window))}, got "
-                f"{shape_text(weights.shape)}."
-            )
-        taps = self._on(views.device)
-        total, weight = ops.uv_accumulate(views, weights, taps)
-        seen = weight > UNSEEN * weights.max()
-        z = torch.where(seen, total / weight.where(seen, torch.ones_like(weight)), 0)
-        if solver == "cg":
-            z = self._least_squares(z, total, weights, weight.where(seen, torch.ones_like(weight)), seen, iterations)
-        if previous is not None:
-            z = torch.where(seen, z, previous)
-        return self._fill(z, views)
-
-    def _fill(self, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """The canvas with the cells between pixels filled in."""
-        if self._holes.device != z.device:
-            self._holes, self._hole_taps = self._holes.to(z.device), self._hole_taps.to(z.device)
-        below = views.transpose(0, 1).reshape(1, views.shape[1], -1, self.window[1])
-        between = ops.resample(below, self._hole_taps)[..., 0]
-        return z.flatten(2).index_copy(2, self._holes, between).reshape(z.shape)
-
-    def _least_squares(
-        self,
-        z: torch.Tensor,
-        right: torch.Tensor,
-        weights: torch.Tensor,
-        diagonal: torch.Tensor,
-        seen: torch.Tensor,
-        iterations: int,
-    ) -> torch.Tensor:
-        """Conjugate gradients from z, preconditioned by the splat's weights, on the seen cells."""
-        taps = self._on(z.device)
-
-        def normal(z: torch.Tensor) -> torch.Tensor:
-            return torch.where(seen, ops.splat(weights * ops.resample(z, taps), taps), 0)
-
-        right = torch.where(seen, right, 0)
-        residual = right - normal(z)
-        direction = step = residual / diagonal
-        size, tiny = (residual * step).sum(), torch.finfo(z.dtype).tiny
-        # A residual of rounding errors has parts that no canvas can mend (there are more cells than pixels), and going
-        # after them leads anywhere: from there on z stays.
-        rounding = (8 * torch.finfo(z.dtype).eps) ** 2 * (right * right / diagonal).sum()
-        for _ in range(check_int("iterations", iterations)):
-            image = normal(direction)
-            along = torch.where(size > rounding, size / (direction * image).sum().clamp_min(tiny), 0)
-            z, residual = z + along * direction, residual - along * image
-            step = residual / diagonal
-            size, before = (residual * step).sum(), size
-            direction = step + size / before.clamp_min(tiny) * direction
-        return z
 
     def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
         """Canvas [1, C, H, W] with views [N, C, h, w] painted over one another in ``order``; 0 where none looks."""
@@ -302,36 +200,9 @@ class PanoramaCanvas:
             rows = max(rows, math.ceil(math.pi * length * (1 + edge**2)))
         return rows
 
-    def neighbours(self, order: Sequence[int]) -> Neighbours:
-        """For each view the latest earlier view at each of its pixels, at the nearest pixel."""
-        owner = torch.full((self.num_views, *self.window), -1)
-        cell = torch.zeros_like(owner)
-        sources: list[tuple[int, ...]] = [()] * self.num_views
-        for position, i in enumerate(order):
-            for j in order[:position]:
-                inside, y, x = self._surface.between(self.cameras[i], self.cameras[j], self.window)
-                owner[i][inside] = j
-                cell[i][inside] = (y.round() * self.window[1] + x.round()).long()[inside]
-            sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
-        shifts: list[tuple[int, int, int] | None] = [None if read else (-1, 0, 0) for read in sources]
-        return Neighbours(sources, owner, cell, shifts)
-
-    def _check_canvas(self, z: Any) -> None:
-        if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
-            got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-            raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
-
-    def _check_views(self, views: Any) -> None:
-        right = isinstance(views, torch.Tensor) and views.ndim == 4
-        if not right or (len(views), *views.shape[2:]) != (self.num_views, *self.window):
-            got = shape_text(views.shape) if isinstance(views, torch.Tensor) else type(views).__name__
-            raise ValueError(f"views must be [{self.num_views}, C, {self.window[0]}, {self.window[1]}], got {got}.")
-
-    def _on(self, device: torch.device) -> ops.Taps:
-        """The views' table on a device; moved there once."""
-        if self._taps.index.device != device:
-            self._taps = self._taps.to(device)
-        return self._taps
+    def _read(self, i: int, j: int) -> torch.Tensor:
+        inside, y, x = self._surface.between(self.cameras[i], self.cameras[j], self.window)
+        return torch.where(inside, (y.round() * self.window[1] + x.round()).long(), -1)
 
 
 _NEAR = range(-RADIUS, RADIUS + 1)

@@ -1,0 +1,202 @@
+"""What canvases have in common whose views resample them: cells and pixels do not coincide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from .. import ops
+from ..errors import check_choice, check_int, check_tensor, shape_text
+from .base import Neighbours, Whiteness
+
+Solver = Literal["splat", "cg"]
+
+
+class ResampledCanvas(ABC):
+    """A canvas of H x W cells that views (h, w) read through a table of taps.
+
+    Clean views are read with the table's weights. Noise is read cell by cell, each pixel of a view its own one, so that
+    it stays white; a view's noisy neighbours are read at the nearest pixel.
+
+    Args:
+        size: (H, W).
+        window: (h, w) of a view.
+        taps: the views' table; sorted, sums have the same bits in every run.
+        own: int64 [N, h, w], each pixel's cell for noise, no cell twice in a view.
+        holes, hole_taps: flat cells int64 [M] that no pixel reaches but views show between their pixels, and how they
+            read the views, which lie below one another, [1, C, N h, w]: a table [1, M, 1, K].
+        unseen: share of the largest weight up to which a cell counts as not seen.
+    """
+
+    signs: torch.Tensor | None = None
+    whiteness: Whiteness = "nearest"
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        window: tuple[int, int],
+        taps: ops.Taps,
+        own: torch.Tensor,
+        holes: torch.Tensor,
+        hole_taps: ops.Taps,
+        unseen: float = 0.0,
+    ) -> None:
+        self.size, self.window, self.num_views = size, window, len(own)
+        self.view_shape: tuple[int, ...] = window
+        self._taps, self._own, self._unseen = taps, own, unseen
+        self._holes, self._hole_taps = holes, hole_taps
+
+    @property
+    def coverage(self) -> torch.Tensor:
+        """[1, 1, H, W], how many views see each cell, a pixel's weight shared by the cells around it (float32)."""
+        return covered(self._on(torch.device("cpu")))
+
+    def project(self, z: torch.Tensor) -> torch.Tensor:
+        """What the cameras see of a clean canvas [1, C, H, W], bilinear, [N, C, h, w]; 0 where they see none of it."""
+        self._check_canvas(z)
+        return ops.resample(z, self._on(z.device))
+
+    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
+        """White noise [1, C, H, W] as views [N, C, h, w], white within each view and shared where views overlap."""
+        self._check_canvas(z)
+        self._own = self._own.to(z.device)
+        return ops.transform(z.expand(self.num_views, *z.shape[1:]), self._own)
+
+    def adjoint(self, views: torch.Tensor) -> torch.Tensor:
+        """``sum_i P_i^T x^i`` of the bilinear maps: views [N, C, h, w] to canvas [1, C, H, W]."""
+        self._check_views(views)
+        return ops.splat(views, self._on(views.device))
+
+    def merge(
+        self,
+        views: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
+        solver: Solver = "splat",
+        iterations: int = 30,
+    ) -> torch.Tensor:
+        """The canvas [1, C, H, W] of clean views [N, C, h, w].
+
+        Args:
+            weights: non-negative, [h, w] (the same for all views) or [N, 1, h, w], multiplied with the canvas's own
+                (all 1, unless it says otherwise).
+            previous: [1, C, H, W], kept where no view looks (0 if None). Cells in a view's picture that fall between
+                its pixels are interpolated from these.
+            solver: ``"splat"``, ``sum P^T W x / sum P^T W 1``, fast; or ``"cg"``, the least squares itself, by
+                conjugate gradients on ``sum P^T W P z = sum P^T W x``: what was projected comes back as it was.
+            iterations: of ``"cg"``.
+        """
+        self._check_views(views)
+        check_choice("solver", solver, ("splat", "cg"))
+        weights = views.new_ones(self.window) if weights is None else check_tensor("weights", weights).to(views)
+        if weights.shape == self.window:
+            weights = weights.expand(self.num_views, 1, *self.window)
+        if weights.shape != (self.num_views, 1, *self.window):
+            raise ValueError(
+                f"weights must be {shape_text(self.window)} or {shape_text((self.num_views, 1, *self.window))}, got "
+                f"{shape_text(weights.shape)}."
+            )
+        weights = self._weighted(weights)
+        taps = self._on(views.device)
+        total, weight = ops.uv_accumulate(views, weights, taps)
+        seen = weight > self._unseen * weights.max()
+        z = torch.where(seen, total / weight.where(seen, torch.ones_like(weight)), 0)
+        if solver == "cg":
+            z = self._least_squares(z, total, weights, weight.where(seen, torch.ones_like(weight)), seen, iterations)
+        if previous is not None:
+            z = torch.where(seen, z, previous)
+        return self._between(z, views, weights)
+
+    def _weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights [N, 1, h, w] times the canvas's own."""
+        return weights
+
+    def _between(self, z: torch.Tensor, views: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The canvas with the cells between pixels filled in, where those have weight."""
+        if self._holes.device != z.device:
+            self._holes, self._hole_taps = self._holes.to(z.device), self._hole_taps.to(z.device)
+        flat = z.flatten(2)
+        weight = ops.resample(stacked(weights), self._hole_taps)[..., 0]
+        between = ops.resample(stacked(weights * views), self._hole_taps)[..., 0] / weight.where(weight > 0, 1)
+        between = torch.where(weight > 0, between, flat[:, :, self._holes])
+        return flat.index_copy(2, self._holes, between).reshape(z.shape)
+
+    def _least_squares(
+        self,
+        z: torch.Tensor,
+        right: torch.Tensor,
+        weights: torch.Tensor,
+        diagonal: torch.Tensor,
+        seen: torch.Tensor,
+        iterations: int,
+    ) -> torch.Tensor:
+        """Conjugate gradients from z, preconditioned by the splat's weights, on the seen cells."""
+        taps = self._on(z.device)
+
+        def normal(z: torch.Tensor) -> torch.Tensor:
+            return torch.where(seen, ops.splat(weights * ops.resample(z, taps), taps), 0)
+
+        right = torch.where(seen, right, 0)
+        residual = right - normal(z)
+        direction = step = residual / diagonal
+        size, tiny = (residual * step).sum(), torch.finfo(z.dtype).tiny
+        # A residual of rounding errors has parts that no canvas can mend (there are more cells than pixels), and going
+        # after them leads anywhere: from there on z stays.
+        rounding = (8 * torch.finfo(z.dtype).eps) ** 2 * (right * right / diagonal).sum()
+        for _ in range(check_int("iterations", iterations)):
+            image = normal(direction)
+            along = torch.where(size > rounding, size / (direction * image).sum().clamp_min(tiny), 0)
+            z, residual = z + along * direction, residual - along * image
+            step = residual / diagonal
+            size, before = (residual * step).sum(), size
+            direction = step + size / before.clamp_min(tiny) * direction
+        return z
+
+    def neighbours(self, order: Sequence[int]) -> Neighbours:
+        """For each view the latest earlier view at each of its pixels, at the nearest pixel."""
+        owner = torch.full((self.num_views, *self.window), -1)
+        cell = torch.zeros_like(owner)
+        sources: list[tuple[int, ...]] = [()] * self.num_views
+        for position, i in enumerate(order):
+            for j in order[:position]:
+                pixel = self._read(i, j)
+                owner[i][pixel >= 0] = j
+                cell[i] = torch.where(pixel >= 0, pixel, cell[i])
+            sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
+        shifts: list[tuple[int, int, int] | None] = [None if read else (-1, 0, 0) for read in sources]
+        return Neighbours(sources, owner, cell, shifts)
+
+    @abstractmethod
+    def _read(self, i: int, j: int) -> torch.Tensor:
+        """The flat pixel of view j nearest to what each pixel of view i shows, int [h, w]; -1 where j shows it not."""
+
+    def _check_canvas(self, z: Any) -> None:
+        if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
+            got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
+            raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
+
+    def _check_views(self, views: Any) -> None:
+        right = isinstance(views, torch.Tensor) and views.ndim == 4
+        if not right or (len(views), *views.shape[2:]) != (self.num_views, *self.window):
+            got = shape_text(views.shape) if isinstance(views, torch.Tensor) else type(views).__name__
+            raise ValueError(f"views must be [{self.num_views}, C, {self.window[0]}, {self.window[1]}], got {got}.")
+
+    def _on(self, device: torch.device) -> ops.Taps:
+        """The views' table on a device; moved there once."""
+        if self._taps.index.device != device:
+            self._taps = self._taps.to(device)
+        return self._taps
+
+
+def covered(taps: ops.Taps) -> torch.Tensor:
+    """[1, 1, H, W], the sum of each cell's weights in a table (float32)."""
+    n, h, w, _ = taps.index.shape
+    return ops.splat(torch.ones(n, 1, h, w, device=taps.index.device), taps)
+
+
+def stacked(views: torch.Tensor) -> torch.Tensor:
+    """Views [N, C, h, w] below one another, [1, C, N h, w], where tables of several views read them."""
+    return views.transpose(0, 1).reshape(1, views.shape[1], -1, views.shape[3])
