@@ -41,7 +41,7 @@ def test_extras():
     assert set(distribution("fastsync").metadata.get_all("Provides-Extra")) == {
         "mesh", "metrics", "triton", "xformers", "dev",
     }  # fmt: skip
-    assert requirements("mesh") == {"trimesh", "xatlas", "embreex"}
+    assert requirements("mesh") == {"trimesh", "xatlas", "embreex", "scipy"}
     assert requirements("metrics") == {"torchmetrics", "torch-fidelity"}
     assert requirements("triton") == {"triton"}
     assert requirements("xformers") == {"xformers"}
