@@ -1,11 +1,11 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-from .canvases import Canvas, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas
+from .canvases import Canvas, IllusionCanvas, MaskCanvas, MeshCanvas, PanoramaCanvas, View, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
 from .priors import DeepFloydPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
-from .run import Stats
 from .sampler import SyncOutput, sample
+from .stats import Stats
 from .task import Options, SyncPipelineOutput
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [
     "IllusionCanvas",
     "Independent",
     "MaskCanvas",
+    "MeshCanvas",
     "Method",
     "MultiDiffusion",
     "Options",

@@ -4,6 +4,7 @@ from .base import Canvas, Neighbours
 from .illusion import IllusionCanvas
 from .illusion_views import View
 from .mask import MaskCanvas
+from .mesh import MeshCanvas
 from .panorama import CAMERAS, POLES, TILES, PanoramaCanvas, ring
 from .surfaces import Camera
 from .wide import WideCanvas
@@ -16,6 +17,7 @@ __all__ = [
     "Canvas",
     "IllusionCanvas",
     "MaskCanvas",
+    "MeshCanvas",
     "Neighbours",
     "PanoramaCanvas",
     "View",
