@@ -23,6 +23,9 @@ from .task import Options, SyncPipelineOutput, check_options, check_prompts, met
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+# SyncVC's settings where all cells of all views are shared: a trial on ambigrams, docs/performance.md.
+_ILLUSIONS = {"inv_lambda": 0.0, "kl_weight": 100.0}
+
 
 class SyncPipeline:
     """Synchronised sampling around a diffusers pipeline that you already have.
@@ -281,7 +284,9 @@ class SyncPipeline:
         Args:
             views: ``[(view, prompt), ...]``, two or more; a view is a name of ``fastsync.IllusionCanvas`` or a
                 :class:`fastsync.View`. The first is usually ``"identity"``.
-            **options: :class:`fastsync.Options`.
+            **options: :class:`fastsync.Options`. ``method="syncvc"`` is one for illusions here, ``SyncVC(inv_lambda=0,
+                kl_weight=100)``: where views share all of their cells, the defaults of wide pictures leave nothing of
+                the later views' prompts.
 
         Returns:
             :class:`SyncPipelineOutput`; ``images`` holds the picture and then what each view shows of it. Pixel-space
@@ -308,7 +313,7 @@ class SyncPipeline:
         return run(
             prior,
             canvas,
-            method_of(options),
+            method_of(options, **_ILLUSIONS),
             [prompt for _, prompt in views],
             paint,
             {

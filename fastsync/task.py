@@ -96,19 +96,19 @@ class SyncPipelineOutput:
     parameters: dict[str, Any]
 
 
-def method_of(options: Options) -> Method:
-    """The method that the options name, as an object."""
+def method_of(options: Options, **settings: Any) -> Method:
+    """The method that the options name, as an object; ``settings`` are the task's own of SyncVC where it is named."""
     method, preset = options.get("method", "syncvc"), options.get("preset")
     if isinstance(method, str):
         check_choice("method", method, METHODS)
-    if preset is None:
-        return METHODS[method]() if isinstance(method, str) else method
-    if method != "syncvc":
+    if preset is not None and method != "syncvc":
         raise ValueError(
             f"preset={shown(preset)} is one of method='syncvc', got method={shown(method)}: leave one of them out, or "
             "pass SyncVC.preset(...) with your own settings as the method."
         )
-    return SyncVC.preset(preset)
+    if method == "syncvc":
+        return SyncVC.preset(preset or "quality", **settings)
+    return METHODS[method]() if isinstance(method, str) else method
 
 
 def check_options(task: str, options: Options) -> None:
