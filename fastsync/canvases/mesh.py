@@ -19,6 +19,7 @@ from ..geometry.sight import GRAZING, Rasterizer, normals, points
 from ..geometry.texels import rasterize
 from .resampled import ResampledCanvas, Solver, covered, stacked
 
+DAMPING = 0.1  # of the least squares: what it takes that views which contradict each other leave no speckles
 LARGEST = 4096  # side of a texture that is chosen here
 
 
@@ -100,7 +101,8 @@ class MeshCanvas(ResampledCanvas):
                 "enlarge it."
             )
         own = _own_cells(taps, self.sight.foreground, progress)
-        super().__init__(self.size, window, taps, own, holes, self._stacked_taps(index[found], weight[found]))
+        hole_taps = self._stacked_taps(index[found], weight[found])
+        super().__init__(self.size, window, taps, own, holes, hole_taps, damping=DAMPING)
         self._confidence = self.sight.cosine.clamp_min(GRAZING).pow(cosine_power)[:, None]
         self._pairs: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -110,9 +112,12 @@ class MeshCanvas(ResampledCanvas):
         return self.sight.foreground[:, None]
 
     def bake(
-        self, views: torch.Tensor, weights: torch.Tensor | None = None, solver: Solver = "cg", iterations: int = 30
+        self, views: torch.Tensor, weights: torch.Tensor | None = None, solver: Solver = "cg", iterations: int = 10
     ) -> torch.Tensor:
-        """The whole texture [1, C, H, W] of clean views: :meth:`merge`, and :meth:`fill` for what no view sees."""
+        """The whole texture [1, C, H, W] of clean views: :meth:`merge`, and :meth:`fill` for what no view sees.
+
+        Ten iterations settle the damped least squares.
+        """
         return self.fill(self.merge(views, weights, solver=solver, iterations=iterations))
 
     def fill(self, z: torch.Tensor) -> torch.Tensor:

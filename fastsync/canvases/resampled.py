@@ -29,6 +29,9 @@ class ResampledCanvas(ABC):
         holes, hole_taps: flat cells int64 [M] that no pixel reaches but views show between their pixels, and how they
             read the views, which lie below one another, [1, C, N h, w]: a table [1, M, 1, K].
         unseen: share of the largest weight up to which a cell counts as not seen.
+        damping: of the least squares, how much a cell is held at its splat: as if a pixel of this weight (in units of
+            the weights around it) showed the splat there. 0 is the least squares itself, which blows up in cells that
+            pixels hardly touch wherever views contradict each other.
     """
 
     signs: torch.Tensor | None = None
@@ -43,10 +46,11 @@ class ResampledCanvas(ABC):
         holes: torch.Tensor,
         hole_taps: ops.Taps,
         unseen: float = 0.0,
+        damping: float = 0.0,
     ) -> None:
         self.size, self.window, self.num_views = size, window, len(own)
         self.view_shape: tuple[int, ...] = window
-        self._taps, self._own, self._unseen = taps, own, unseen
+        self._taps, self._own, self._unseen, self._damping = taps, own, unseen, damping
         self._holes, self._hole_taps = holes, hole_taps
 
     @property
@@ -86,7 +90,8 @@ class ResampledCanvas(ABC):
             previous: [1, C, H, W], kept where no view looks (0 if None). Cells in a view's picture that fall between
                 its pixels are interpolated from these.
             solver: ``"splat"``, ``sum P^T W x / sum P^T W 1``, fast; or ``"cg"``, the least squares itself, by
-                conjugate gradients on ``sum P^T W P z = sum P^T W x``: what was projected comes back as it was.
+                conjugate gradients on ``sum P^T W P z = sum P^T W x``: what was projected comes back as it was (nearly,
+                where the canvas damps it).
             iterations: of ``"cg"``.
         """
         self._check_views(views)
@@ -133,21 +138,25 @@ class ResampledCanvas(ABC):
         seen: torch.Tensor,
         iterations: int,
     ) -> torch.Tensor:
-        """Conjugate gradients from z, preconditioned by the splat's weights, on the seen cells."""
+        """Conjugate gradients from the splat z, preconditioned by its weights, on the seen cells."""
         taps = self._on(z.device)
+        held: torch.Tensor | float = 0.0
+        if self._damping:
+            held = self._damping * diagonal / ops.splat(torch.ones_like(weights), taps).clamp_min(1e-6)
+            diagonal = diagonal + held
 
         def normal(z: torch.Tensor) -> torch.Tensor:
             return torch.where(seen, ops.splat(weights * ops.resample(z, taps), taps), 0)
 
         right = torch.where(seen, right, 0)
-        residual = right - normal(z)
+        residual = right - normal(z)  # at the splat nothing is held
         direction = step = residual / diagonal
         size, tiny = (residual * step).sum(), torch.finfo(z.dtype).tiny
         # A residual of rounding errors has parts that no canvas can mend (there are more cells than pixels), and going
         # after them leads anywhere: from there on z stays.
         rounding = (8 * torch.finfo(z.dtype).eps) ** 2 * (right * right / diagonal).sum()
         for _ in range(check_int("iterations", iterations)):
-            image = normal(direction)
+            image = normal(direction) + held * direction
             along = torch.where(size > rounding, size / (direction * image).sum().clamp_min(tiny), 0)
             z, residual = z + along * direction, residual - along * image
             step = residual / diagonal

@@ -132,7 +132,7 @@ def load(source: Any) -> Mesh:
 
     Scenes become one mesh, each part at its place; faces of more than three corners become triangles. Vertices are
     neither merged nor reordered beyond what the file format asks for (OBJ: a vertex twice where it has two texture
-    coordinates). Texture coordinates are kept if all parts have them.
+    coordinates). Texture coordinates are kept if all parts have finite ones.
 
     Args:
         source: path of an OBJ, glTF (GLB), PLY, STL or OFF file, ``trimesh.Trimesh``, ``trimesh.Scene`` or ``Mesh``.
@@ -181,7 +181,10 @@ def _of_parts(parts: list[Any], prefix: str) -> Mesh:
     first = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
     faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, first, strict=True)])
     uv = [getattr(part.visual, "uv", None) for part in parts]
-    kept = all(u is not None and len(u) == len(part.vertices) for u, part in zip(uv, parts, strict=True))
+    kept = all(
+        u is not None and len(u) == len(part.vertices) and np.isfinite(u).all()
+        for u, part in zip(uv, parts, strict=True)
+    )
     try:
         vertices = np.concatenate([part.vertices for part in parts])
         return Mesh(vertices, faces, np.concatenate([np.asarray(u) for u in uv]) if kept else None)

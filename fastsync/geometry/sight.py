@@ -205,7 +205,7 @@ class _Nvdiffrast:
         # Its pictures have sides of multiples of 8: ours is the first rows and columns of such a one.
         full = [-(-side // 8) * 8 for side in size]
         row, column, depth = camera.look(self._vertices, size)
-        near, far = camera.distance - 1.001, camera.distance + 1.001
+        near, far = 0.999 * (camera.distance - 1), camera.distance + 1.001
         clip = [2 * (column + 0.5) / full[1] - 1, 2 * (row + 0.5) / full[0] - 1]
         if camera.orthographic:
             clip += [(2 * depth - near - far) / (far - near), torch.ones_like(depth)]

@@ -74,6 +74,12 @@ def test_the_users_arrays_stay_as_they_are():
     assert mesh.vertices.tobytes() == before[0]
 
 
+def test_coordinates_that_are_no_numbers_are_as_if_missing():
+    given = textured()
+    given.visual.uv[3] = np.nan
+    assert load(given).uv is None
+
+
 def test_placing_and_digest():
     mesh = Mesh(100 * TRIANGLE + [3, 4, 5], [[0, 1, 2]])
     assert np.isclose(np.linalg.norm(mesh.placed, axis=1).max(), 1) and np.isclose(mesh.areas[0], 5000)

@@ -1,9 +1,10 @@
-"""Rasterisation on the GPU sees what ray casting on the CPU sees."""
+"""Meshes on the GPU: what rasterisation sees, and what the tables make of it, as on the CPU."""
 
 import pytest
 import shapes
 import torch
 
+import fastsync as fs
 from fastsync.geometry import CAMERAS, Camera, see
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -22,3 +23,19 @@ def test_both_see_the_same(mesh, size):
     for name, limit in (("barycentric", 1e-2), ("depth", 1e-3), ("cosine", 1e-3), ("normal", 1e-3)):
         one, other = (getattr(sight, name)[same & ours.foreground] for sight in (ours, theirs))
         assert float((one - other).abs().max()) < limit, name
+
+
+def test_the_canvas_computes_the_same():
+    pytest.importorskip("embreex")
+    canvas = fs.MeshCanvas(shapes.sphere(), view_size=32, rasterizer="embree")
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(10, 3, 32, 32, generator=generator)
+    z = torch.randn(1, 3, *canvas.size, generator=generator)
+    for rule, x in (
+        (canvas.project, z), (canvas.project_noise, z), (canvas.fill, z), (canvas.adjoint, views), (canvas.merge, views),
+        (canvas.bake, views), (lambda views: canvas.composite(views, range(10)), views),
+    ):  # fmt: skip
+        expected = rule(x)
+        got = rule(x.cuda())
+        assert got.is_cuda
+        torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-3)
