@@ -1,22 +1,22 @@
-"""The decoder of an AutoencoderKL in strips of rows: the plain decode's numbers in about half of its memory.
+"""The decoder of an AutoencoderKL in strips: the plain decode's numbers in about half of its memory.
 
 diffusers' own tiled decode gives each tile the group normalisation of its own pixels, so colours drift from tile to
 tile. Here maps stay whole, and so do their statistics; what is cut into strips is the work between two maps, whose
-temporaries are otherwise as large as the maps. A 3x3 convolution needs one row of halo.
+temporaries are otherwise as large as the maps. A 3x3 convolution needs a halo of one cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
 from torch.nn import functional as F
 
-# Elements of a strip: 16 rows of 256 channels at a width of 2,048, where the halo costs an eighth more convolution.
-STRIP = 2**23
+# Elements of a strip, such as 32 columns of 256 channels in a picture 512 high, where the halo is a sixteenth.
+STRIP = 2**22
 
 
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -53,12 +53,16 @@ def unknown_part(vae: Any) -> str | None:
         known = type(resnet).__name__ == "ResnetBlock2D" and resnet.time_emb_proj is None and not resnet.up
         if not known or resnet.down or not (_is_3x3(resnet.conv1) and _is_3x3(resnet.conv2)):
             return type(resnet).__name__
-    known = type(decoder.conv_norm_out) is nn.GroupNorm and _is_3x3(decoder.conv_out)
-    return None if known else type(decoder.conv_norm_out).__name__
+    if type(decoder.conv_norm_out) is not nn.GroupNorm:
+        return type(decoder.conv_norm_out).__name__
+    return None if _is_3x3(decoder.conv_out) else type(decoder.conv_out).__name__
 
 
 def _is_3x3(conv: nn.Module) -> bool:
-    return type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
+    if type(conv) is not nn.Conv2d or conv.kernel_size != (3, 3):
+        return False
+    # People replace the method to make pictures that close, which strips would do at each of their own borders.
+    return conv.padding_mode == "zeros" and "_conv_forward" not in vars(conv)
 
 
 def _picture(vae: Any, z: torch.Tensor) -> torch.Tensor:
@@ -75,8 +79,8 @@ def _picture(vae: Any, z: torch.Tensor) -> torch.Tensor:
             x = _upsample(up, x)
     normalise = _Norm(decoder.conv_norm_out, decoder.conv_act, x)
     out = x.new_empty(1, decoder.conv_out.out_channels, *x.shape[2:])
-    for rows, halo, strip in _strips(x):
-        out[:, :, rows] = _inner(decoder.conv_out(normalise(strip)), halo, rows)
+    for strip in _strips(x):
+        strip.of(out).copy_(strip.inner(decoder.conv_out(normalise(strip.cells))))
     return out
 
 
@@ -84,43 +88,65 @@ def _resnet(block: Any, x: torch.Tensor) -> torch.Tensor:
     """Two maps are alive: x, and the one between the convolutions, which becomes the result."""
     normalise = _Norm(block.norm1, block.nonlinearity, x)
     h = x.new_empty(1, block.out_channels, *x.shape[2:])
-    for rows, halo, strip in _strips(x):
-        h[:, :, rows] = _inner(block.conv1(normalise(strip)), halo, rows)
+    for strip in _strips(x):
+        strip.of(h).copy_(strip.inner(block.conv1(normalise(strip.cells))))
     normalise = _Norm(block.norm2, block.nonlinearity, h)
-    for rows, halo, strip in _strips(h):
-        shortcut = x[:, :, rows] if block.conv_shortcut is None else block.conv_shortcut(x[:, :, rows])
-        sums = shortcut + _inner(block.conv2(normalise(strip)), halo, rows)
-        h[:, :, rows] = sums / block.output_scale_factor
+    for strip in _strips(h):
+        shortcut = strip.of(x) if block.conv_shortcut is None else block.conv_shortcut(strip.of(x))
+        residual = strip.inner(block.conv2(normalise(strip.cells)))
+        strip.of(h).copy_((shortcut + residual) / block.output_scale_factor)
     return h
 
 
 def _upsample(up: Any, x: torch.Tensor) -> torch.Tensor:
     out = x.new_empty(1, up.conv.out_channels, 2 * x.shape[2], 2 * x.shape[3])
-    for rows, halo, strip in _strips(x, growth=4):
-        larger = slice(2 * rows.start, 2 * rows.stop)
-        out[:, :, larger] = _inner(up.conv(F.interpolate(strip, scale_factor=2.0, mode="nearest")), 2 * halo, larger)
+    for strip in _strips(x, growth=4):
+        larger = F.interpolate(strip.cells, scale_factor=2.0, mode="nearest")
+        strip.of(out, 2).copy_(strip.inner(up.conv(larger), 2))
     return out
 
 
-def _strips(x: torch.Tensor, growth: int = 1) -> Iterator[tuple[slice, int, torch.Tensor]]:
-    """``(rows, halo, strip)``: the rows, and a copy of them with a row more on either side where there is one.
+class _Strip(NamedTuple):
+    """Rows or columns of a map, whichever it has more of.
 
-    ``halo`` is how many come before. The map's rows may be overwritten as they are handed out. ``growth`` is how many
-    times as many elements are made of a strip.
+    Attributes:
+        axis: 2 (rows) or 3 (columns).
+        start, stop: which.
+        halo: how many more come before them in ``cells``, 0 or 1; after them as many follow, where there are some.
+        cells: [1, C, h, w], a copy.
     """
-    height = x.shape[2]
-    step = max(1, STRIP // (growth * x[:, :, :1].numel()))
-    above = x[:, :, :0]
-    for start in range(0, height, step):
-        stop = min(start + step, height)
-        strip = torch.cat([above, x[:, :, start : stop + 1]], 2)
-        halo, above = above.shape[2], x[:, :, stop - 1 : stop].clone()
-        yield slice(start, stop), halo, strip
+
+    axis: int
+    start: int
+    stop: int
+    halo: int
+    cells: torch.Tensor
+
+    def of(self, whole: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """Where the strip lies in a map ``scale`` times as large."""
+        return whole.narrow(self.axis, scale * self.start, scale * (self.stop - self.start))
+
+    def inner(self, convolved: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """A convolved strip without its halo, which met padding instead of its neighbours."""
+        return convolved.narrow(self.axis, scale * self.halo, scale * (self.stop - self.start))
 
 
-def _inner(strip: torch.Tensor, halo: int, rows: slice) -> torch.Tensor:
-    """A convolved strip without the rows of its halo, which met padding instead of their neighbours."""
-    return strip[:, :, halo : halo + rows.stop - rows.start]
+def _strips(x: torch.Tensor, growth: int = 1) -> Iterator[_Strip]:
+    """All of a map, which may be overwritten where strips have been handed out."""
+    axis, spans = _spans(x, growth)
+    before = x.narrow(axis, 0, 0)
+    for start, stop in spans:
+        cells = torch.cat([before, x.narrow(axis, start, min(stop + 1, x.shape[axis]) - start)], axis)
+        halo, before = before.shape[axis], x.narrow(axis, stop - 1, 1).clone()
+        yield _Strip(axis, start, stop, halo, cells)
+
+
+def _spans(x: torch.Tensor, growth: int = 1) -> tuple[int, list[tuple[int, int]]]:
+    """The axis along which a map is cut and ``(start, stop)`` of its strips, of which each grows that many times."""
+    axis = 2 if x.shape[2] > x.shape[3] else 3
+    length = x.shape[axis]
+    step = max(1, STRIP * length // (growth * x.numel()))
+    return axis, [(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 class _Norm:
@@ -130,13 +156,13 @@ class _Norm:
         self.activation = activation
         # At least in float32, as GroupNorm itself; mean and variance of the whole from those of its strips.
         self.dtype = torch.promote_types(x.dtype, torch.float32)
-        rows, moments = [], []
-        for start in range(0, x.shape[2], step := max(1, STRIP // x[:, :, :1].numel())):
-            groups = x[:, :, start : start + step].to(self.dtype).reshape(norm.num_groups, -1)
-            rows.append(groups.shape[1])
+        axis, spans = _spans(x)
+        moments = []
+        for start, stop in spans:
+            groups = x.narrow(axis, start, stop - start).to(self.dtype).reshape(norm.num_groups, -1)
             moments.append(torch.stack(torch.var_mean(groups, 1, correction=0)))
-        share = torch.tensor(rows, dtype=self.dtype, device=x.device)[:, None] / sum(rows)
         variances, means = torch.stack(moments, 1)
+        share = means.new_tensor([stop - start for start, stop in spans])[:, None] / x.shape[axis]
         mean = (share * means).sum(0)
         variance = (share * (variances + (means - mean) ** 2)).sum(0)
         with align_module_device(norm):  # where accelerate keeps the weights elsewhere
