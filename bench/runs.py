@@ -21,7 +21,8 @@ from fastsync.stats import Stats
 
 REFERENCE, ALONE = "reference", "network alone"
 STOCHSYNC_TIMES = [900, 700, 500, 300]
-SYNCVC = (REFERENCE, "sequential", "wavefront", "wavefront, regional", "wavefront, max", ALONE)
+SYNCVC = (REFERENCE, "sequential", "wavefront", ALONE)
+COMPILED = (REFERENCE, "wavefront", "wavefront, regional")
 MULTIDIFFUSION = (REFERENCE, "reference, batched", "batched", "batched, regional", ALONE)
 OTHERS = (REFERENCE, "batched")
 
@@ -52,6 +53,7 @@ class Race:
 
 CPU = (
     Race("SyncVC", "scenes", 8, 10, SYNCVC),
+    Race("SyncVC", "scenes", 8, 20, COMPILED, note=", compiled"),
     Race("MultiDiffusion", "scenes", 8, 10, MULTIDIFFUSION),
     Race("SyncTweedies", "scenes", 8, 10, OTHERS),
     Race("SyncSDE", "scenes", 8, 10, OTHERS),

@@ -77,7 +77,7 @@ def _pieces(work: Work, size: int) -> Iterator[Work]:
         yield work[start : start + size]
 
 
-def bucket_sizes(batches: Iterable[int], waste: float = 0.05) -> list[int]:
+def bucket_sizes(batches: Iterable[int], waste: float = 0.08) -> list[int]:
     """The fewest sizes, ascending, to which batches can be padded by at most a share ``waste`` of all their rows.
 
     Args:
