@@ -41,7 +41,8 @@ class Query:
     """A batch's times and conditions, gathered once and asked about at many x.
 
     Everything that does not depend on x is made here, in the shapes that the network takes, so that a control's
-    iterations start a handful of kernels each and the host never waits.
+    iterations start a handful of kernels each and the host never waits. States may live on another device than the
+    network's; they cross over here and nowhere else.
 
     Args:
         prior: who is asked.
@@ -152,10 +153,11 @@ class Query:
             raw = self._raw(self.prior, x, "both", deep)
             return self.prior.convert(raw, x, self.a, self.b, self.guidance)
         self.stats.padded += self._extra * self.halves
+        views, t = (self._filled(c).to(self.prior.device) for c in (x, self.t))
         cond, uncond = (c if c is None else self._filled(c) for c in (self.cond, self.uncond))
         with self._serving(deep, "both", self.halves):
-            prediction = self.prior.predict(self._filled(x), self._filled(self.t), cond, uncond, self.guidance_scale)
-        return Prediction(*(estimate[: self.count] for estimate in prediction))
+            prediction = self.prior.predict(views, t, cond, uncond, self.guidance_scale)
+        return Prediction(*(estimate[: self.count].to(x.device) for estimate in prediction))
 
     def _evaluate_cond(self, x: torch.Tensor, deep: DeepFeatures | None) -> Evaluation:
         """The two halves apart: only one keeps what a backward pass needs."""
@@ -179,18 +181,14 @@ class Query:
         if half not in self._asked:
             cond = self.uncond if half == "uncond" else self.cond
             uncond = self.uncond if half == "both" else None
-            self._asked[half] = prior.joined(
-                self._filled(self.t), *(c if c is None else self._filled(c) for c in (cond, uncond))
-            )
+            t = self._filled(self.t).to(self.prior.device)
+            self._asked[half] = prior.joined(t, *(c if c is None else self._filled(c) for c in (cond, uncond)))
         halves = self.halves if half == "both" else 1
         self.stats.padded += self._extra * halves
+        given = torch.cat(self._pieces(x) * halves) if halves > 1 or self._extra else x
         with self._serving(deep, half, halves):
-            raw = prior.raw_rows(
-                torch.cat(self._pieces(x) * halves) if halves * (self._extra + 1) > 1 else x, *self._asked[half]
-            )
-        if not self._extra:
-            return raw
-        return raw.unflatten(0, (halves, -1))[:, : self.count].flatten(0, 1)
+            raw = prior.raw_rows(given.to(self.prior.device), *self._asked[half]).to(x.device)
+        return raw.unflatten(0, (halves, -1))[:, : self.count].flatten(0, 1) if self._extra else raw
 
     def _serving(self, deep: DeepFeatures | None, half: Half, halves: int) -> AbstractContextManager[None]:
         return nullcontext() if deep is None else deep.serving(half, halves, self.count)

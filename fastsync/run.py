@@ -46,11 +46,11 @@ class Run:
     Attributes:
         prior, canvas: what is sampled, and on what.
         table: per-step coefficients, float64, on the run's device (``timesteps`` too).
-        cond, uncond: [N or 1, ...] or None; guidance_scale as in ``sample``.
+        cond, uncond: [N or 1, ...] or None, on the prior's device; guidance_scale as in ``sample``.
         sources: for each view the earlier views that it reads.
         order: views in work order.
         lifetimes: how many consecutive states of each view are remembered.
-        dtype, device: of the states (float32 or float64).
+        dtype, device: of the states and the canvas (float32 or float64).
         prepared: what the method's ``begin`` returned.
         candidates: how many noises beside its own each step has for ``candidate_noise``; set in ``begin``.
         buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
@@ -92,8 +92,8 @@ class Run:
         self._drawn = 0
         self._stochastic = self.table.stochastic
         self._started = time.perf_counter()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if self.prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.prior.device)
 
     @property
     def pixels(self) -> bool:
@@ -241,6 +241,14 @@ class Run:
         """As ``predict``, at times t [B] that need not be the table's."""
         return self._query(views, t).predict(x)
 
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W] to the prior's sample units, in the states' precision and place."""
+        return self.prior.encode(pixels.to(self.prior.device)).to(self.device, self.dtype)
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        """Clean views [B, C, h, w] to pixels, in the decoder's precision, where the states are."""
+        return self.prior.decode(x0.to(self.prior.device)).to(self.device)
+
     def deep_features(self) -> DeepFeatures:
         """A new, empty keeper of the network's deep features, for ``Query.evaluate``.
 
@@ -288,9 +296,9 @@ class Run:
 
     def close(self) -> Stats:
         """Finish the account: time and peak memory."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            self.stats.peak_memory = torch.cuda.max_memory_allocated(self.device)
+        if self.prior.device.type == "cuda":
+            torch.cuda.synchronize(self.prior.device)
+            self.stats.peak_memory = torch.cuda.max_memory_allocated(self.prior.device)
         else:
             self.stats.peak_memory = _peak_resident_bytes()
         self.stats.seconds = time.perf_counter() - self._started

@@ -14,7 +14,7 @@ from . import scheduling
 from .batches import Batches
 from .canvases.base import Canvas
 from .diffusion import is_vanishing
-from .errors import check_choice, check_int, check_number, check_tensor, shape_text, shown
+from .errors import check_choice, check_device, check_int, check_number, check_tensor, shape_text, shown
 from .methods.base import Method
 from .priors.base import Prior
 from .run import Run
@@ -53,6 +53,7 @@ def sample(
     order: scheduling.Order | None = None,
     max_batch: int | Literal["auto"] | None = None,
     fixed_batches: bool = False,
+    canvas_device: torch.device | str | None = None,
     progress: bool = False,
     callback: Callback | None = None,
 ) -> SyncOutput:
@@ -79,6 +80,8 @@ def sample(
             batches for the rest of the run whenever the memory is too small (``stats.max_batch`` says what fitted).
         fixed_batches: call the network with a few batch sizes only, for networks that are compiled for static shapes:
             smaller batches are padded (``stats.padded``, a few percent of all rows). The numbers stay the same.
+        canvas_device: where canvas and states live, the prior's device if None. ``"cpu"`` makes room on a GPU for the
+            network where the canvas is in pixels and huge; each of its calls then waits for the way there and back.
         progress: show a progress bar, one tick a view and step.
         callback: ``callback(step, t, {"latents": [N, C, h, w]})`` after each step of all views; a returned mapping
             with ``"latents"`` replaces the views (not in the wavefront, where other views are already ahead).
@@ -152,7 +155,7 @@ def sample(
             order=view_order,
             lifetimes=scheduling.lifetimes(order, sources, level, keep=callback is not None),
             dtype=dtype,
-            device=prior.device,
+            device=prior.device if canvas_device is None else check_device("canvas_device", canvas_device),
             num_inference_steps=num_inference_steps,
             buckets=_buckets(order, view_order, level, len(table), most) if fixed_batches else None,
         )

@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
             diffusers.
         latents: initial noise, of the canvas [1, C, H, W] or of each view [N, C, h, w], in the prior's cells.
         seed: makes the result repeatable (instead of ``generator``); drawn and recorded if neither is given.
-        order, max_batch: as in :func:`fastsync.sample`, ``max_batch="auto"`` if not given.
+        order, max_batch, canvas_device: as in :func:`fastsync.sample`, ``max_batch="auto"`` if not given.
         progress: show a progress bar (True).
         callback_on_step_end: ``f(pipe, step, t, {"latents": views}) -> {} or {"latents": views}``, as in diffusers.
         callback_on_step_end_tensor_inputs: what the callback wants to see; there is only ``"latents"``.
@@ -68,6 +68,7 @@ class Options(TypedDict, total=False):
     latents: torch.Tensor | None
     order: Order | None
     max_batch: int | Literal["auto"] | None
+    canvas_device: torch.device | str | None
     output_type: OutputType
     progress: bool
     callback_on_step_end: StepCallback | None
@@ -192,6 +193,7 @@ def run(
         order=options.get("order"),
         max_batch=options.get("max_batch", "auto"),
         fixed_batches=prior.compiler is not None,
+        canvas_device=options.get("canvas_device"),
         progress=options.get("progress", True),
         callback=None if callback is None else _Callback(prior.pipe, callback),
     )

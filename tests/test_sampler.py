@@ -363,3 +363,16 @@ def test_fixed_batches_change_no_number(method, guided):
     assert len(shapes) <= min(8, any_shapes)
     if method.orders[0] == "wavefront":
         assert fixed.stats.padded > 0 and len(shapes) < any_shapes
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_canvas_may_live_elsewhere(name):
+    """Here there is one device only: what is asked of the network and what comes back must name theirs all the same."""
+    (cond, _), canvas = conditions(), make_canvas()
+    common = {"cond": cond, "num_inference_steps": 3, "latents": randn(1, 2, *canvas.size, seed=3)}
+    method = METHODS[name]
+    whole, apart = (
+        fs.sample(make_prior(), canvas, method(), canvas_device=device, **common) for device in (None, "cpu")
+    )
+    assert relative(apart.canvas, whole.canvas) == 0
+    with pytest.raises(ValueError, match="canvas_device must be one that PyTorch can compute on here, got 'meta'"):
+        fs.sample(make_prior(), canvas, method(), canvas_device="meta", **common)

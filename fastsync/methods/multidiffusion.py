@@ -59,9 +59,9 @@ class MultiDiffusion(Method):
             cells, scale = run.prior.view_shape, getattr(run.prior, "scale", 1)
             channels = 3 if scale > 1 else cells[0]
             colour = 2 * torch.special.ndtr(run.draw((1, channels, 1, 1))) - 1  # even in [-1, 1]
-            flat = run.prior.encode(colour.expand(1, channels, cells[1] * scale, cells[2] * scale))
+            flat = run.encode(colour.expand(1, channels, cells[1] * scale, cells[2] * scale))
             a, b = (float(getattr(run.table, name)[step]) for name in ("a", "b"))
-            run.prepared[step] = a * flat.to(run.dtype) + b * run.draw((1, *cells))
+            run.prepared[step] = a * flat + b * run.draw((1, *cells))
         backdrop: torch.Tensor = run.prepared[step]
         return backdrop
 

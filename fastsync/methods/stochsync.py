@@ -213,7 +213,7 @@ class StochSync(Method):
         rows = torch.tensor(views, device=run.device)
         clean, noise = state.views[rows], turn.noise[rows]
         if run.pixels:
-            clean = run.prior.encode(clean).to(run.dtype) * turn.painted[rows]
+            clean = run.encode(clean) * turn.painted[rows]
         none, last = clean.new_zeros(len(views)), None
 
         def at(column: torch.Tensor, j: int) -> torch.Tensor:
@@ -353,7 +353,7 @@ def _only(views: list[int], like: torch.Tensor) -> torch.Tensor:
 
 def _decoded(run: Run, x0: torch.Tensor) -> torch.Tensor:
     """Clean views [B, C, h, w] in the canvas's units; what the decoder puts beyond white and black is no pixel."""
-    return run.prior.decode(x0).to(run.dtype).clamp(-1.0, 1.0) if run.pixels else x0
+    return run.decode(x0).to(run.dtype).clamp(-1.0, 1.0) if run.pixels else x0
 
 
 def _paint(run: Run, views: list[int], latents: torch.Tensor, pixels: torch.Tensor) -> None:

@@ -94,7 +94,7 @@ class SyncDiffusion(MultiDiffusion):
 
     def _gradient(self, run: Run, work: Work, x: torch.Tensor) -> torch.Tensor:
         """Of the sum of the views' distances to the anchor's picture, on their noisy states [B, C, h, w]."""
-        decode, step, plan = self.decode or run.prior.decode, work[0][1], run.prepared
+        decode, step, plan = self.decode or run.decode, work[0][1], run.prepared
         if step not in plan.anchor:
             plan.anchor.clear()
             plan.anchor[step] = decode(run.x0(run.order[0], step)[None])

@@ -365,7 +365,7 @@ def _checked_window(value: tuple[float, float]) -> tuple[float, float]:
 
 def _decoder(run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
     """The prior's decoder; looked up when it is needed, since rewards of the prior's own units need none."""
-    return lambda x0: run.prior.decode(x0)
+    return lambda x0: run.decode(x0)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class DiffusersPrior(UNetPrior):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] to latents (the posterior's mean), differentiable."""
         vae = self.pipe.vae
-        return vae.encode(pixels.to(vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
+        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable.
@@ -88,7 +88,7 @@ class DiffusersPrior(UNetPrior):
         of the memory and gives the same numbers.
         """
         vae = self.pipe.vae
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        latents = latents.to(self.device, vae.dtype) / vae.config.scaling_factor
         if getattr(vae, "use_tiling", False) and not (torch.is_grad_enabled() and latents.requires_grad):
             unknown = tiling.unknown_part(vae)
             if unknown is None:

@@ -90,3 +90,18 @@ def test_compiled_networks_make_the_same_picture():
     with Compiler(network.module, "regional").on():
         compiled = fs.sample(prior, canvas, fs.SyncVC(iterations=2), latents=z, fixed_batches=True, **settings)
     assert float((compiled.canvas - plain.canvas).norm() / plain.canvas.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("method", [fs.SyncVC(iterations=2), fs.SyncTweedies(), fs.StochSync(steps=3)])
+def test_a_canvas_on_the_cpu_makes_the_same_picture(method):
+    """The network stays on the GPU; states cross over for its calls, forward and backward."""
+    asked = []
+
+    def network(x, t, c):
+        asked.append((x.device.type, t.device.type, c.device.type))
+        return torch.tanh(x + c)
+
+    whole, apart = (run("cuda", method, network, canvas_device=device) for device in (None, "cpu"))
+    assert set(asked) == {("cuda", "cuda", "cuda")}
+    assert apart.canvas.device.type == "cpu" and whole.canvas.device.type == "cuda"
+    assert float((apart.canvas - whole.canvas.cpu()).norm() / apart.canvas.norm()) < 1e-3
