@@ -22,6 +22,10 @@ class Pen:
     def text(self, x: float, y: float, text: str, size: int, colour: tuple[int, int, int], anchor: str = "lt") -> None:
         self.draw.text((x * SCALE, y * SCALE), text, colour, ImageFont.load_default(size * SCALE), anchor=anchor)
 
+    def width(self, text: str, size: int) -> float:
+        """How wide a text is."""
+        return ImageFont.load_default(size * SCALE).getlength(text) / SCALE
+
     def line(self, x: float, y: float, x2: float, y2: float, colour: tuple[int, int, int]) -> None:
         self.draw.line([x * SCALE, y * SCALE, x2 * SCALE, y2 * SCALE], colour, SCALE)
 

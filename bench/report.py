@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import report_runs
+from bench import report_runs, report_tradeoff
 from bench.drawing import BLUE, FAINT, GREY, INK, RED, RULE, sheet
 from bench.machine import RESULTS
 from bench.tables import Results, short, source, table, times
@@ -252,6 +252,7 @@ _QUALITIES = ("crispness", "place_confidence", "time_confidence")
 _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "coherence_scenes": (_coherence, "python -m bench.coherence"),
     "sweep_syncvc_scenes": (_sweep, "python -m bench.sweep_syncvc"),
+    "tradeoff_scenes": (lambda result: report_tradeoff.section(result, ROOT / "docs"), "python -m bench.tradeoff"),
     "evaluate_scenes": (_evaluation, "python -m fastsync.zoo.evaluate scenes"),
     "evaluate_glyphs": (_evaluation, "python -m fastsync.zoo.evaluate glyphs"),
     "ambigrams_glyphs": (_ambigrams, "python -m bench.ambigrams"),

@@ -33,7 +33,7 @@ class Strip:
     seed: int
     method: str
     steps: int
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
 
@@ -66,6 +66,11 @@ def coherence(out: SyncPipelineOutput, device: str = "cpu") -> dict[str, float]:
 
 
 def measure(strip: Strip) -> dict[str, Any]:
+    """Makes a strip and judges it."""
+    return judge(strip, make(strip))
+
+
+def judge(strip: Strip, out: SyncPipelineOutput) -> dict[str, Any]:
     """All figures of a strip: coherence, and how crisp and how recognisable its windows are.
 
     Independent windows are single samples of the prior, so their views, decoded one by one, also give the figures of
@@ -73,7 +78,6 @@ def measure(strip: Strip) -> dict[str, Any]:
     the others its look, and a night full of lit windows is several times as crisp as a foggy noon: so the first one's
     figures stand apart as well ("first_...").
     """
-    out = make(strip)
     window = _pipeline(strip.device).window_pixels
     scale = window[1] // out.canvas.window[1]
     picture = pixels(out.images[0])
@@ -89,7 +93,7 @@ def measure(strip: Strip) -> dict[str, Any]:
 
 
 def averages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Means of `measure` by name, with qualities also as ratios to single samples.
+    """Means of what `judge` found by name, with qualities also as ratios to single samples.
 
     "..._ratio" compares with all single samples, "..._ratio_first" with those whose look the pictures share. `figures`
     needs the rows of "independent", which hold the single samples.

@@ -62,3 +62,27 @@ def test_the_final_test_uses_other_prompts_and_seeds_than_the_sweep():
 
     assert not set(coherence.PROMPTS) & set(sweep_syncvc.PROMPTS)
     assert not set(coherence.SEEDS) & set(sweep_syncvc.SEEDS)
+
+
+def test_the_curve_of_approximations_is_measured_on_prompts_and_seeds_of_its_own():
+    from bench import coherence, sweep_syncvc, tradeoff
+
+    for other in (coherence, sweep_syncvc):
+        assert not set(tradeoff.PROMPTS) & set(other.PROMPTS)
+        assert not set(tradeoff.SEEDS) & set(other.SEEDS)
+
+
+@pytest.mark.skipif(not (RESULTS / "tradeoff_scenes.json").exists(), reason="not measured yet")
+def test_the_presets_lie_on_the_measured_curve():
+    from bench.tradeoff import METHODS, PROMPTS, SEEDS, name_of
+    from fastsync.methods.syncvc import PRESETS
+
+    result = load("tradeoff_scenes.json")
+    assert result["settings"]["weights"] == fingerprint() and result["settings"]["windows"] == 4
+    assert len(result["cases"]) == len(METHODS) * len(PROMPTS) * len(SEEDS)
+    assert result["summary"]["presets"] == {preset: name_of(settings) for preset, settings in PRESETS.items()}
+    rows = [result["summary"]["methods"][name_of(PRESETS[preset])] for preset in ("quality", "balanced", "fast")]
+    quality, balanced, fast = (result["speed"]["times_as_fast"][name_of(PRESETS[p])] for p in PRESETS)
+    assert quality == 1 < balanced < fast
+    for row in rows:
+        assert row["chi_square"] <= 0.5 * result["summary"]["methods"]["multidiffusion"]["chi_square"]
