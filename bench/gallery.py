@@ -27,7 +27,7 @@ MARGIN, GAP, LABEL = 20, 6, 16
 
 WIDE = ("mountains at sunset", "a foggy forest", "a city at night")
 PANORAMAS = ("dunes under a clear sky", "the sea at dawn", "mountains in winter")
-PAIRS = (("6", "9", "rotate_180"), ("m", "w", "flip"), ("n", "z", "rotate_cw"))
+PAIRS = (("6", "9", "rotate_180"), ("a", "v", "rotate_180"), ("t", "h", "rotate_cw"))
 
 
 @dataclass(frozen=True)
