@@ -31,8 +31,10 @@ class Batches:
             if not self._fits(method, run, batch):
                 # Out here no frame of the failed attempt holds its tensors any more.
                 run.stats, self._most = spent, (len(batch) + 1) // 2
+                if run.buckets is not None:  # else the half would be padded to what did not fit
+                    run.buckets = [*(size for size in run.buckets if size < self._most), self._most]
                 gc.collect()
-                if run.device.type == "cuda":
+                if run.prior.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
             run.stats.max_batch = max(run.stats.max_batch, len(batch))

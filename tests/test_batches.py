@@ -14,7 +14,7 @@ ERRORS = [
 ]
 
 
-def run(method, room=None, error=None, max_batch="auto", guided=False):
+def run(method, room=None, error=None, max_batch="auto", guided=False, **settings):
     """A network that has room for so many rows."""
     sizes = []
 
@@ -28,7 +28,7 @@ def run(method, room=None, error=None, max_batch="auto", guided=False):
     cond = torch.sin(torch.arange(7 * 48, dtype=torch.float64)).reshape(7, *SHAPE)
     out = fs.sample(
         prior, fs.WideCanvas((4, 30), (4, 6), 4), method, cond=cond, uncond=cond[:1] if guided else None, eta=0.5,
-        num_inference_steps=4, max_batch=max_batch, generator=torch.Generator().manual_seed(0),
+        num_inference_steps=4, max_batch=max_batch, generator=torch.Generator().manual_seed(0), **settings,
     )  # fmt: skip
     return out, sizes
 
@@ -51,6 +51,14 @@ def test_what_does_not_fit_is_halved(method, error):
 def test_guidance_doubles_the_rows():
     some, sizes = run(fs.MultiDiffusion(), room=4, error=ERRORS[0], guided=True)
     assert some.stats.max_batch == 2 and max(sizes) == 4
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_what_is_halved_is_not_padded_to_what_did_not_fit(room):
+    whole, _ = run(fs.SyncVC(iterations=2))
+    some, sizes = run(fs.SyncVC(iterations=2), room=room, error=ERRORS[0], fixed_batches=True)
+    assert relative(some.canvas, whole.canvas) < 1e-10
+    assert some.stats.max_batch <= room and max(sizes) <= room
 
 
 @pytest.mark.parametrize("max_batch", [None, 3])
