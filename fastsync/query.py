@@ -169,7 +169,8 @@ class Query:
             )
         self.stats.calls += 1
         with torch.no_grad():
-            constant = self._raw(prior, x.detach(), "uncond", deep)
+            # A copy: CUDA graphs (compile="max") take the memory of one call's output for the next call.
+            constant = self._raw(prior, x.detach(), "uncond", deep).clone()
         with torch.enable_grad():
             raw = self._raw(prior, x, "cond", deep)
         both = torch.cat([constant, raw.detach()])

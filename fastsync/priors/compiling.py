@@ -15,8 +15,9 @@ Compile = Literal["off", "regional", "max"]
 MODES: tuple[Compile, ...] = ("off", "regional", "max")
 # What the networks of diffusers repeat; a compiled block serves all its twins.
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Downsample2D", "Upsample2D")
-# Twins of many shapes share one code object, for which dynamo's own limit is 8.
-_SHAPES = 512
+# All blocks of all shapes share one code object, for which dynamo's own limits are 8 and 256: some batch sizes of a
+# UNet of Stable Diffusion's size.
+_SHAPES = 4096
 
 
 class Compiler:
@@ -45,10 +46,20 @@ class Compiler:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Calls of the network are compiled in here."""
-        limit = next(name for name in ("recompile_limit", "cache_size_limit") if hasattr(torch._dynamo.config, name))
+        """Calls of the network are compiled in here.
+
+        Raises:
+            ValueError: accelerate's offload has hooks in what would be compiled.
+        """
+        if any(hasattr(part, "_hf_hook") for module, _ in self._calls for part in module.modules()):
+            raise ValueError(
+                f"compile={self.mode!r} cannot compile the hooks by which accelerate offloads the network: use "
+                f"compile='off'{'' if self.mode == 'regional' else ' (or regional, with enable_model_cpu_offload)'}, "
+                "or a pipeline that stays on its device."
+            )
+        name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
         with ExitStack() as stack:
-            stack.enter_context(torch._dynamo.config.patch({limit: _SHAPES}))
+            stack.enter_context(torch._dynamo.config.patch({name: _SHAPES, f"accumulated_{name}": _SHAPES}))
             for module, call in self._calls:
                 stack.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
                 module._compiled_call_impl = call
