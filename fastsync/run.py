@@ -117,7 +117,7 @@ class Run:
 
     def states(self, work: Work) -> torch.Tensor:
         """Noisy states [B, C, h, w] before their steps."""
-        return self.pool_x[self._to_device(self.slots(*zip(*work, strict=True)))]
+        return self.pool_x[self.to_device(self.slots(*zip(*work, strict=True)))]
 
     def after(self, step: int) -> torch.Tensor:
         """All views [N, C, h, w] after ``step``, once all have done it."""
@@ -136,7 +136,7 @@ class Run:
             self._store(self.pool_x0, self.slots(views, steps), x0)
 
     def _store(self, pool: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
-        slots = self._to_device(slots)
+        slots = self.to_device(slots)
         pool[slots] = states
         if self._signed:
             pool[slots + self._slots] = -states
@@ -148,7 +148,7 @@ class Run:
         if None not in shifts:
             sources, dy, dx = torch.tensor(shifts).unbind(1)
             slots = torch.where(sources >= 0, self.slots(sources.clamp_min(0).tolist(), steps), sources)
-            return Address(self._to_device(torch.stack([slots, dy, dx], 1)), None, None, neighbours.period)
+            return Address(self.to_device(torch.stack([slots, dy, dx], 1)), None, None, neighbours.period)
         rows = torch.tensor(views)
         owner, cell = neighbours.owner[rows], neighbours.cell[rows]
         # The slot of every view at every item's step: tables [B, N], looked up by the owner of each cell.
@@ -161,10 +161,11 @@ class Run:
         place = torch.zeros(len(work), 3, dtype=torch.long)
         mask = None
         if neighbours.weight is not None:
-            mask = self._to_device(neighbours.weight[rows][:, None]).to(self.dtype)
-        return Address(self._to_device(place), self._to_device(index), mask, (0, 0))
+            mask = self.to_device(neighbours.weight[rows][:, None]).to(self.dtype)
+        return Address(self.to_device(place), self.to_device(index), mask, (0, 0))
 
-    def _to_device(self, indices: torch.Tensor) -> torch.Tensor:
+    def to_device(self, indices: torch.Tensor) -> torch.Tensor:
+        """Indices made on the host, where the states are; a GPU gets them without the host waiting for it."""
         if self.device.type != "cuda":
             return indices.to(self.device)
         return indices.pin_memory().to(self.device, non_blocking=True)
@@ -174,7 +175,7 @@ class Run:
     def steps_of(self, work: Work) -> torch.Tensor:
         """The items' steps, int64 [B], on the run's device; sent there once for a batch."""
         if self._batch is not work:
-            self._batch, self._batch_steps = work, self._to_device(torch.tensor([k for _, k in work]))
+            self._batch, self._batch_steps = work, self.to_device(torch.tensor([k for _, k in work]))
         return self._batch_steps
 
     def at(self, name: str, work: Work) -> torch.Tensor:
@@ -292,7 +293,7 @@ class Run:
             return None
         if condition.shape[0] == 1:
             return condition.expand(len(views), *condition.shape[1:])
-        return condition[self._to_device(torch.tensor(views))]
+        return condition[self.to_device(torch.tensor(views))]
 
     def close(self) -> Stats:
         """Finish the account: time and peak memory."""

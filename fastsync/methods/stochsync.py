@@ -210,7 +210,7 @@ class StochSync(Method):
     def _sampled(self, run: Run, views: list[int]) -> torch.Tensor:
         """Clean views [B, C, h, w] from the canvas noised to the outer step's time."""
         state, turn = run.prepared, run.prepared.turn
-        rows = torch.tensor(views, device=run.device)
+        rows = run.to_device(torch.tensor(views))
         clean, noise = state.views[rows], turn.noise[rows]
         if run.pixels:
             clean = run.encode(clean) * turn.painted[rows]

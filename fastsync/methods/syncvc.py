@@ -79,6 +79,8 @@ class SyncVC(Method):
             backward pass.
         tolerance: a view whose loss falls in an iteration by less than this share of it gets no further ones. None: all
             get all. Looks at the loss from the host in every iteration, and makes batches of any size.
+        feature_reuse: compute the whole network in a control's first iteration only, and its outermost level in the
+            further ones; for pipelines with a UNet that is not compiled as a whole.
 
     Raises:
         TypeError, ValueError: settings out of range; a reward that says it has no gradient, without ``search``.
@@ -214,7 +216,7 @@ class SyncVC(Method):
         controlled = [
             n for n, (i, k) in enumerate(work) if plan.steered[k] and (run.sources[i] or plan.panel.speaks_of(i))
         ]
-        rows = torch.tensor(controlled, device=run.device)
+        rows = run.to_device(torch.tensor(controlled, dtype=torch.long))
         some = [work[n] for n in controlled]
         if controlled and self.iterations and self.search is None:
             x = x.index_copy(
