@@ -66,7 +66,8 @@ class Network:
     def __call__(
         self, x: Tensor, t: Tensor | int, encoder_hidden_states: Tensor, return_dict: bool = False
     ) -> tuple[Tensor]:
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        # A number is not copied from the host, which would wait for the GPU in every call of the references.
+        t = t.expand(len(x)) if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
         states = encoder_hidden_states.to(self.dtype)
         return self.module(x, timestep=t, encoder_hidden_states=states, return_dict=return_dict, **self.extra(len(x)))
 
@@ -103,6 +104,11 @@ def _scenes(device: torch.device, dtype: torch.dtype) -> Network:
     return Network(sync.pipe.unet, scheduler, prior.view_shape, cond, uncond, sync.guidance_scale, decode=prior.decode)
 
 
+def _nothing(device: torch.device, dtype: torch.dtype) -> Callable[[int], dict[str, Any]]:
+    """Conditions of a network that is told its prompt alone."""
+    return lambda rows: {}
+
+
 def _random(
     name: str,
     scheduler: Callable[[], Any],
@@ -110,7 +116,7 @@ def _random(
     text: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype,
-    extra: Callable[[torch.device, torch.dtype, int], dict[str, Any]] | None = None,
+    extra: Callable[[torch.device, torch.dtype], Callable[[int], dict[str, Any]]] = _nothing,
 ) -> Network:
     with device:
         module = BUILDERS[name]().to(dtype)
@@ -122,15 +128,17 @@ def _random(
         cond,
         uncond,
         7.5,
-        extra=(lambda rows: {}) if extra is None else partial(extra, device, dtype),
+        extra=extra(device, dtype),
     )
 
 
-def _sdxl_conditions(device: torch.device, dtype: torch.dtype, rows: int) -> dict[str, Any]:
-    """The pooled text and the sizes that SDXL is told."""
-    pooled = torch.zeros(rows, 1280, device=device, dtype=dtype)
-    sizes = torch.tensor([1024, 1024, 0, 0, 1024, 1024], device=device, dtype=dtype)
-    return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(rows, -1)}}
+def _sdxl_conditions(device: torch.device, dtype: torch.dtype) -> Callable[[int], dict[str, Any]]:
+    """The pooled text and the sizes that SDXL is told, by rows; made once, since the host waits for a copy to a GPU."""
+    pooled = torch.zeros(1, 1280, device=device, dtype=dtype)
+    sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]], device=device, dtype=dtype)
+    return lambda rows: {
+        "added_cond_kwargs": {"text_embeds": pooled.expand(rows, -1), "time_ids": sizes.expand(rows, -1)}
+    }
 
 
 def _ddim() -> Any:
