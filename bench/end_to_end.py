@@ -21,13 +21,16 @@ from bench.ops import DISTURBED
 from bench.runs import RACES, named
 
 SUITE = Path(__file__).with_name("test_runs.py")
+LATE = 20  # seconds that a race under way may go on after --minutes
 
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     only: Annotated[str, typer.Option(help="pytest's -k: only races whose names match.")] = "",
     rounds: Annotated[int, typer.Option(help="Timed runs of each variant.")] = 3,
-    minutes: Annotated[float, typer.Option(help="Races that would begin later than this are left out.")] = 60.0,
+    minutes: Annotated[
+        float, typer.Option(help="Races that would begin later are left out, and one under way is stopped.")
+    ] = 60.0,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch on the CPU.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Where the result goes.")] = None,
 ) -> None:
@@ -36,14 +39,20 @@ def main(
     CPU races that another program disturbed are left out, and the command then ends with status 1.
     """
     with tempfile.TemporaryDirectory() as folder:
-        full = Path(folder) / "full.json"
-        command = [sys.executable, "-m", "pytest", str(SUITE), f"--benchmark-json={full}", "--benchmark-quiet"]
+        # Each race is written once it is over: pytest-benchmark's own file comes at the end, which one that compiles
+        # for minutes may not reach on a machine on loan.
+        finished = Path(folder) / "finished.jsonl"
+        command = [sys.executable, "-m", "pytest", str(SUITE), f"--finished={finished}", "--benchmark-quiet"]
         command += ["-k", f"{device} and ({only})" if only else device, "-p", "no:cacheprovider", "-v"]
         command += [f"--minutes={minutes}", f"--rounds={rounds}", f"--threads={threads}"]
-        status = subprocess.run(command).returncode
+        try:
+            status = subprocess.run(command, timeout=60 * minutes + LATE).returncode
+        except subprocess.TimeoutExpired:
+            status = 1
+            typer.echo("the race under way was stopped, as the time given by --minutes is over")
         # What was measured is worth keeping, also where one race failed.
-        entries = json.loads(full.read_text())["benchmarks"] if full.exists() and full.stat().st_size else []
-    infos = {entry["extra_info"]["name"]: entry["extra_info"] for entry in entries}
+        lines = finished.read_text().splitlines() if finished.exists() else []
+    infos = {info["name"]: info for info in map(json.loads, lines)}
     disturbed = [name for name, info in infos.items() if device == "cpu" and info["disturbance"] > DISTURBED]
     measured = {name: condense(info) for name, info in infos.items() if name not in disturbed}
     if disturbed:

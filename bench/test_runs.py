@@ -5,6 +5,7 @@ alike; pytest-benchmark's own figure is the whole round, and its JSON holds the 
 any timing the variants' pictures are compared. The first run of a variant, which compiles, is timed apart.
 """
 
+import json
 import random
 import re
 import time
@@ -99,6 +100,9 @@ def test_run(device: str, race: Race, benchmark: BenchmarkFixture, request: pyte
         variants=rows,
         disturbance=max(before, disturbance(threads)) if device == "cpu" else 0.0,
     )
+    if finished := request.config.getoption("--finished"):
+        with open(finished, "a") as file:
+            file.write(json.dumps(benchmark.extra_info) + "\n")
 
 
 def _timed(course: Course, variant: str, device: str) -> tuple[float, Figures, torch.Tensor | None]:

@@ -1,6 +1,9 @@
 """Whole runs: the variants of a race make the same picture, and the report says what its file holds."""
 
 import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +67,22 @@ def info(seconds):
     rows = {name: {**row, "seconds": s, "first_seconds": s + 7, "difference": 0.0} for name, s in seconds.items()}
     described = {"method": "SyncVC", "model": "scenes", "views": 8, "width": 100, "steps": 10, "dtype": "torch.float32"}
     return {**described, "figure": "methods", "variants": rows}
+
+
+def test_races_that_are_over_are_kept_where_the_time_ends_in_another(tmp_path, monkeypatch):
+    name = "SyncVC | scenes, 8 windows | float32"
+    line = json.dumps({**info({"reference": 6.0, "wavefront": 3.0}), "name": name, "disturbance": 0.0})
+
+    def run(command, timeout):
+        path = next(word.partition("=")[2] for word in command if word.startswith("--finished="))
+        Path(path).write_text(line + "\n")
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(end_to_end, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+    with pytest.raises(SystemExit) as ended:
+        end_to_end.main("cpu", "", 1, 1.0, 2, tmp_path / "races.json")
+    assert ended.value.code == 1
+    assert list(json.loads((tmp_path / "races.json").read_text())["races"]) == [name]
 
 
 def test_the_report_says_what_was_measured(tmp_path):
