@@ -57,14 +57,14 @@ def test_half_precision_comes_near(dtype):
     assert float((half - whole).norm() / whole.norm()) < 0.1
 
 
-def watched(iterations):
+def watched(iterations, steps=4):
     """Names of what a run launches, and of the calls in which the host waits."""
     method = fs.SyncVC(iterations=iterations)
-    run("cuda", method, network=lambda x, t, c: 0.1 * x)
+    run("cuda", method, network=lambda x, t, c: 0.1 * x, steps=steps)
     torch.cuda.synchronize()
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
-        run("cuda", method, network=lambda x, t, c: 0.1 * x)
+        run("cuda", method, network=lambda x, t, c: 0.1 * x, steps=steps)
         torch.cuda.synchronize()
     events = profile.events()
     launched = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
@@ -77,6 +77,12 @@ def test_an_iteration_is_a_handful_of_launches_and_the_host_never_waits_in_it():
     # halves another.
     assert (many - few) / (4 * 7) <= 4 + 4
     assert waits == waits_of_many
+
+
+def test_the_host_waits_once_a_batch():
+    (_, few), (_, many) = watched(2, steps=4), watched(2, steps=8)
+    # Four fronts more, each with one look at whether its controls are finite: nothing else is copied in a way that waits.
+    assert sum(many.values()) - sum(few.values()) <= 4
 
 
 def test_compiled_networks_make_the_same_picture():
