@@ -81,7 +81,7 @@ def test_an_iteration_is_a_handful_of_launches_and_the_host_never_waits_in_it():
 
 def test_the_host_waits_once_a_batch():
     (_, few), (_, many) = watched(2, steps=4), watched(2, steps=8)
-    # Four fronts more, each with one look at whether its controls are finite: nothing else is copied in a way that waits.
+    # Four fronts more, each with a look at whether its controls are finite. What goes to the GPU is not waited for.
     assert sum(many.values()) - sum(few.values()) <= 4
 
 
