@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,8 @@ def main(
 
     CPU races that another program disturbed are left out, and the command then ends with status 1.
     """
+    output = output or RESULTS / f"end_to_end_{device}.json"
+    kept = _kept(output)
     with tempfile.TemporaryDirectory() as folder:
         # Each race is written once it is over: pytest-benchmark's own file comes at the end, which one that compiles
         # for minutes may not reach on a machine on loan.
@@ -59,10 +62,11 @@ def main(
         typer.echo(f"left out, as another program held a core while they ran: {'; '.join(disturbed)}")
     if not measured:
         raise SystemExit(f"nothing was measured on {device}: pytest ended with {status}; see what it says above.")
-    output = output or RESULTS / f"end_to_end_{device}.json"
-    before = json.loads(output.read_text())["races"] if output.exists() else {}
-    found = {**before, **measured}
+    found = {**kept, **measured}
     races = {name: found[name] for name in named(RACES[device]) if name in found}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    for race in measured.values():
+        race["date"] = now
     settings = {"device": device, "threads": threads if device == "cpu" else None, "rounds": rounds}
     write_json(output, {**describe(), "settings": settings, "races": races})
     for name, race in measured.items():
@@ -73,6 +77,16 @@ def main(
             )
     typer.echo(f"written to {output}")
     raise SystemExit(status or bool(disturbed))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The races that a file holds, which must have been run where and with what the new ones are."""
+    if not path.exists():
+        return {}
+    content, here = json.loads(path.read_text()), describe()
+    if any(content[key] != here[key] for key in ("machine", "versions")):
+        raise SystemExit(f"{path} was made on another machine or with other versions; move it away to start anew.")
+    return dict(content["races"])
 
 
 def condense(info: Mapping[str, Any]) -> dict[str, Any]:

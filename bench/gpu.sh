@@ -87,7 +87,7 @@ PY
 WORKERS=()
 "$PYTHON" -c "import xdist" 2>/dev/null && WORKERS=(-n 4)
 if [[ -d tests/gpu ]]; then
-    stage "tests/gpu" 120 "$PYTHON" -m pytest tests/gpu -p no:cacheprovider "${WORKERS[@]}"
+    stage "tests/gpu" 180 "$PYTHON" -m pytest tests/gpu -p no:cacheprovider "${WORKERS[@]}"
 else
     FAILED+=("tests/gpu: there is no such folder")
 fi

@@ -48,7 +48,7 @@ LowMemory = Annotated[
     bool, typer.Option("--low-memory", help="The same picture in less memory, and more slowly: for small GPUs.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")]
-Device = Annotated[str | None, typer.Option(help="cuda, cpu, mps; a GPU if there is one, if not given.")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu; a GPU if there is one, if not given.")]
 Dtype = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(DTYPES)}; float16 on a GPU, else float32, if not given.")
 ]

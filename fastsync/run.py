@@ -134,6 +134,13 @@ class Run:
         self._store(self.pool_x, self.slots(views, [k + 1 for k in steps]), x_next)
         if len(self.pool_x0):
             self._store(self.pool_x0, self.slots(views, steps), x0)
+        # Noise goes when all views have done its step, and not when they read it: a batch that turns out too large for
+        # the memory reads it again.
+        for k in steps:
+            if k in self._noise_readers:
+                self._noise_readers[k] -= 1
+                if not self._noise_readers[k]:
+                    del self._noise[k], self._noise_readers[k]
 
     def _store(self, pool: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
         slots = self.to_device(slots)
@@ -164,11 +171,12 @@ class Run:
             mask = self.to_device(neighbours.weight[rows][:, None]).to(self.dtype)
         return Address(self.to_device(place), self.to_device(index), mask, (0, 0))
 
-    def to_device(self, indices: torch.Tensor) -> torch.Tensor:
+    def to_device(self, indices: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
         """Indices made on the host, where the states are; a GPU gets them without the host waiting for it."""
-        if self.device.type != "cuda":
-            return indices.to(self.device)
-        return indices.pin_memory().to(self.device, non_blocking=True)
+        device = device or self.device
+        if device.type != "cuda":
+            return indices.to(device)
+        return indices.pin_memory().to(device, non_blocking=True)
 
     # ---- coefficients, noise, network -------------------------------------------------------------------------
 
@@ -202,19 +210,11 @@ class Run:
         return self.canvas.project_noise(self.draw((1, c, *self.canvas.size)))
 
     def noise(self, work: Work) -> torch.Tensor | None:
-        """Noise [B, C, h, w] of the items' steps: crops of one canvas noise a step, drawn in step order.
-
-        To be asked once for each item, after ``candidate_noise``.
-        """
+        """Noise [B, C, h, w] of the items' steps: crops of one canvas noise a step, drawn in step order."""
         if not self._stochastic and not self.candidates:
             return None
         self._draw_until(max(k for _, k in work))
-        noise = torch.stack([self._noise[k][-1][i] for i, k in work]) if self._stochastic else None
-        for _, k in work:
-            self._noise_readers[k] -= 1
-            if not self._noise_readers[k]:
-                del self._noise[k], self._noise_readers[k]
-        return noise
+        return torch.stack([self._noise[k][-1][i] for i, k in work]) if self._stochastic else None
 
     def candidate_noise(self, work: Work, candidate: int) -> torch.Tensor:
         """As ``noise``: one more canvas noise a step for each candidate, from 0."""
@@ -293,7 +293,7 @@ class Run:
             return None
         if condition.shape[0] == 1:
             return condition.expand(len(views), *condition.shape[1:])
-        return condition[self.to_device(torch.tensor(views))]
+        return condition[self.to_device(torch.tensor(views), condition.device)]
 
     def close(self) -> Stats:
         """Finish the account: time and peak memory."""

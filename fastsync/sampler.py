@@ -77,7 +77,7 @@ def sample(
             numbers up to floating-point batching effects. None takes the fastest that the method allows (with a
             callback: that keeps all views at one step).
         max_batch: most views in one network call (guidance doubles the rows); None for no limit; ``"auto"`` halves the
-            batches for the rest of the run whenever the memory is too small (``stats.max_batch`` says what fitted).
+            batches whenever the memory is too small (``stats.max_batch`` says what fitted).
         fixed_batches: call the network with a few batch sizes only, for networks that are compiled for static shapes:
             smaller batches are padded (``stats.padded``, a few percent of all rows). The numbers stay the same.
         canvas_device: where canvas and states live, the prior's device if None. ``"cpu"`` makes room on a GPU for the
@@ -119,9 +119,8 @@ def sample(
         )
     if isinstance(max_batch, str) and max_batch != "auto":
         raise ValueError(f"max_batch must be a whole number, 'auto' or None, got {shown(max_batch)}.")
-    batches, most = Batches(adapt=max_batch == "auto"), None
-    if max_batch not in (None, "auto"):
-        most = check_int("max_batch", max_batch)
+    batches = Batches(max_batch == "auto", prior, method)
+    most = batches.most if max_batch in (None, "auto") else check_int("max_batch", max_batch)
     if order is None:
         order = next((o for o in method.orders if callback is None or o != "wavefront"), "sequential")
     check_choice("order", order, scheduling.ORDERS)

@@ -178,33 +178,35 @@ def run(
     negative, callback = options.get("negative_prompt"), options.get("callback_on_step_end")
     output_type = options.get("output_type", "pil")
     cond, uncond = prior.encode_prompt(list(prompts), negative)
-    out = sample(
-        prior,
-        canvas,
-        method,
-        cond=cond,
-        # diffusers' rule: guidance is on above 1.
-        uncond=uncond if guidance > 1 else None,
-        guidance_scale=guidance,
-        num_inference_steps=steps,
-        eta=eta,
-        latents=options.get("latents"),
-        generator=generator,
-        order=options.get("order"),
-        max_batch=options.get("max_batch", "auto"),
-        fixed_batches=prior.compiler is not None,
-        canvas_device=options.get("canvas_device"),
-        progress=options.get("progress", True),
-        callback=None if callback is None else _Callback(prior.pipe, callback),
-    )
-    images: Any = out.canvas
-    if output_type != "latent":
-        from diffusers.image_processor import VaeImageProcessor
+    try:
+        out = sample(
+            prior,
+            canvas,
+            method,
+            cond=cond,
+            # diffusers' rule: guidance is on above 1.
+            uncond=uncond if guidance > 1 else None,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            eta=eta,
+            latents=options.get("latents"),
+            generator=generator,
+            order=options.get("order"),
+            max_batch=options.get("max_batch", "auto"),
+            fixed_batches=prior.compiler is not None,
+            canvas_device=options.get("canvas_device"),
+            progress=options.get("progress", True),
+            callback=None if callback is None else _Callback(prior.pipe, callback),
+        )
+        images: Any = out.canvas
+        if output_type != "latent":
+            from diffusers.image_processor import VaeImageProcessor
 
-        with torch.no_grad():
-            pixels = paint(out)
-        images = VaeImageProcessor().postprocess(pixels.float(), output_type=output_type)
-    prior.pipe.maybe_free_model_hooks()  # models offloaded by accelerate go back to where they wait
+            with torch.no_grad():
+                pixels = paint(out)
+            images = VaeImageProcessor().postprocess(pixels.float(), output_type=output_type)
+    finally:
+        prior.pipe.maybe_free_model_hooks()  # models offloaded by accelerate go back to where they wait
     parameters = {
         **parameters,
         "negative_prompt": negative,

@@ -74,3 +74,24 @@ def test_one_view_that_does_not_fit_and_other_errors_go_through():
         run(fs.Independent(), room=2, error=RuntimeError("shapes do not fit"))
     with pytest.raises(ValueError, match="max_batch must be a whole number, 'auto' or None, got 'most'"):
         run(fs.Independent(), max_batch="most")
+
+
+def test_what_fitted_is_remembered_for_the_network_and_the_method():
+    sizes = []
+
+    def network(x, t, cond):
+        if len(x) > 2:
+            raise ERRORS[0]
+        sizes.append(len(x))
+        return nonlinear(x, t, cond)
+
+    prior = fs.FunctionPrior(network, ddim(steps_offset=1), SHAPE, dtype=torch.float64)
+    common = {"cond": torch.zeros(1, *SHAPE, dtype=torch.float64), "num_inference_steps": 3, "max_batch": "auto"}
+    canvas = fs.WideCanvas((4, 30), (4, 6), 4)
+    first, second = (fs.sample(prior, canvas, fs.Independent(), fixed_batches=f, **common) for f in (False, True))
+    assert first.stats.max_batch == second.stats.max_batch == 2
+    # Nothing was tried again that had not fitted, and nothing is padded up to it.
+    assert second.stats.calls == 3 * 4 and second.stats.padded == 3
+    tried = fs.Independent()
+    with pytest.raises(torch.OutOfMemoryError):
+        fs.sample(prior, canvas, tried, **{**common, "max_batch": None})

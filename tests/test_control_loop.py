@@ -8,6 +8,7 @@ from exact_priors import ddim, randn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsync as fs
+from bench.memory import peak_of
 
 WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::equal")
 
@@ -93,3 +94,20 @@ def test_the_host_waits_once_a_batch():
     few, many = (sum(counts(2, steps=steps)[name] for name in WAITS) for steps in (3, 9))
     # A wavefront of six steps more has six batches more, each with one look at whether its controls are finite.
     assert many - few == 6
+
+
+@pytest.mark.parametrize("order", ["wavefront", "sequential"])
+def test_what_is_alive_at_once_does_not_grow_with_the_steps(order):
+    canvas = fs.WideCanvas((32, 80), (32, 32), 24)
+    z = randn(1, 4, *canvas.size, seed=3).float()
+
+    def peak(steps):
+        prior = fs.FunctionPrior(network, ddim(steps_offset=1), (4, 32, 32))
+        return peak_of(
+            lambda: fs.sample(
+                prior, canvas, fs.SyncVC(iterations=2), num_inference_steps=steps, latents=z, order=order, eta=0.5
+            )
+        )
+
+    # Coefficients are some numbers a step; a state of a view is 16 KiB.
+    assert abs(peak(14) - peak(7)) < 8192

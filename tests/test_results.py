@@ -86,3 +86,23 @@ def test_the_presets_lie_on_the_measured_curve():
     assert quality == 1 < balanced < fast
     for row in rows:
         assert row["chi_square"] <= 0.5 * result["summary"]["methods"]["multidiffusion"]["chi_square"]
+
+
+def test_ambigrams_are_read_as_the_page_says():
+    from bench.ambigrams import METHODS, PAIRS, SEEDS
+
+    result = load("ambigrams_glyphs.json")
+    assert result["settings"]["weights"] == fingerprint("glyphs")
+    assert len(result["cases"]) == len(METHODS) * len(PAIRS) * len(SEEDS)
+    share = {method: shares["all"] for method, shares in result["summary"]["both"].items()}
+    assert set(share) == set(METHODS)
+    assert min(share["multidiffusion"], share["stochsync"], share["syncvc"]) >= 0.85 > share["independent"]
+
+    def lost(method, reading):
+        rows = (row for name, row in result["cases"].items() if name.startswith(f"{method} |"))
+        other = {"first": "second", "second": "first"}[reading]
+        return sum(not row["both"] and row[reading] < row[other] for row in rows)
+
+    # Agreement that goes one way costs the other way's reading.
+    assert lost("syncsde", "first") == 0 < lost("syncsde", "second")
+    assert lost("syncvc", "first") > lost("syncvc", "second")
