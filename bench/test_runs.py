@@ -23,9 +23,9 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 ENTRIES = [(device, race) for device in DEVICES for race in RACES[device]]
 IDS = [f"{device}-" + "-".join(re.findall(r"[\w.]+", race.name)) for device, race in ENTRIES]
 BEGAN = time.monotonic()
-# Differences of float32 grow from step to step (Adam moves as far for a gradient that rounding made as for
-# any other): pictures of twenty steps are some percent apart, other pictures 1. Short runs are held equal by the tests. Half
-# precision is not compared.
+# Differences of float32 grow from step to step, since Adam moves as far for a gradient that rounding made as for any
+# other: pictures of twenty steps are some hundredths apart, other pictures 1. Short runs are held equal by the tests.
+# Half precision is not compared.
 ALIKE = 0.1
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from exact_priors import Counting, nonlinear, relative
+from shapes import sphere
 
 import fastsync as fs
+from fastsync.geometry import ring
 
 SHAPE = (3, 8, 8)
 STEPS = 4
@@ -45,10 +47,10 @@ CANVASES = {
     "torus": lambda: fs.PanoramaCanvas((48, 48), [(0, 0, 80), (40, 10, 80), (10, 45, 80)], (8, 8), surface="torus"),
     "illusion": lambda: fs.IllusionCanvas(["identity", "rotate_cw", "negate"], SHAPE),
     "mask": lambda: fs.MaskCanvas(_masks()),
+    "mesh": lambda: fs.MeshCanvas(sphere(), ring(3, elevation=20.0), view_size=8),
 }
-SENSELESS = {
-    (name, canvas) for name in ("multidiffusion", "gaussian", "syncdiffusion") for canvas in ("panorama", "torus")
-}
+RESAMPLED = ("panorama", "torus", "mesh")
+SENSELESS = {(name, canvas) for name in ("multidiffusion", "gaussian", "syncdiffusion") for canvas in RESAMPLED}
 
 
 def run(method, canvas, kind, **options):
@@ -84,7 +86,7 @@ def test_it_runs_or_says_why_not(name, canvas, kind):
         assert relative(again.canvas, out.canvas) < 1e-9, order
 
 
-@pytest.mark.parametrize("canvas", [name for name in CANVASES if name not in ("panorama", "torus")])
+@pytest.mark.parametrize("canvas", [name for name in CANVASES if name not in RESAMPLED])
 def test_what_a_step_spends(canvas):
     """Rows a run, guidance's two halves counted: from the number of views, levels and iterations alone."""
     built = CANVASES[canvas]()

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from exact_priors import ddim, nonlinear, relative
+from shapes import sphere
 
 import fastsync as fs
+from fastsync.geometry import ring as around
 
 SHAPE = (2, 4, 6)
 
@@ -23,6 +25,7 @@ CANVASES = {
     "flush": lambda: fs.WideCanvas((4, 21), (4, 6), 4),
     "panorama": lambda: fs.PanoramaCanvas((16, 32), [(60.0 * i, 0.0, 80.0) for i in range(6)], (4, 6)),
     "illusion": lambda: fs.IllusionCanvas(["identity", "flip", "negate", "flip_horizontal"], shape=SHAPE),
+    "mesh": lambda: fs.MeshCanvas(sphere(), around(5, elevation=20.0), view_size=SHAPE[1:]),
     "masks": lambda: fs.MaskCanvas(torch.rand(3, 1, 4, 6, generator=torch.Generator().manual_seed(1))),
 }
 
