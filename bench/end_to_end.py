@@ -68,7 +68,9 @@ def main(
     for race in measured.values():
         race["date"] = now
     settings = {"device": device, "threads": threads if device == "cpu" else None, "rounds": rounds}
-    write_json(output, {**describe(), "settings": settings, "races": races})
+    # Some races may have been run again by themselves: this makes all of them.
+    command = "python -m bench.end_to_end" + f" --device {device}" * (device != "cpu") + f" --rounds {rounds}"
+    write_json(output, {**describe(), "command": command, "settings": settings, "races": races})
     for name, race in measured.items():
         typer.echo(name)
         for variant, row in race["variants"].items():

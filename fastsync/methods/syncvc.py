@@ -26,7 +26,7 @@ TIMES = 1000  # the scale of `control_window`
 # Points of the curve of speed against coherence that `python -m bench.tradeoff` measures.
 PRESETS: dict[str, dict[str, Any]] = {
     "quality": {},
-    "balanced": {"iterations": 2, "feature_reuse": True},
+    "balanced": {"iterations": 1},
     "fast": {"iterations": 1, "control_window": (1000, 500)},
 }
 LearningRate = float | Sequence[float] | Callable[[int], float]
