@@ -69,8 +69,8 @@ def main(
         race["date"] = now
     settings = {"device": device, "threads": threads if device == "cpu" else None, "rounds": rounds}
     # Some races may have been run again by themselves: this makes all of them.
-    command = "python -m bench.end_to_end" + f" --device {device}" * (device != "cpu") + f" --rounds {rounds}"
-    write_json(output, {**describe(), "command": command, "settings": settings, "races": races})
+    anew = "python -m bench.end_to_end" + f" --device {device}" * (device != "cpu") + f" --rounds {rounds}"
+    write_json(output, {**describe(), "command": anew, "settings": settings, "races": races})
     for name, race in measured.items():
         typer.echo(name)
         for variant, row in race["variants"].items():
