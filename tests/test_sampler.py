@@ -364,6 +364,7 @@ def test_fixed_batches_change_no_number(method, guided):
     if method.orders[0] == "wavefront":
         assert fixed.stats.padded > 0 and len(shapes) < any_shapes
 
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_canvas_may_live_elsewhere(name):
     """Here there is one device only: what is asked of the network and what comes back must name theirs all the same."""
