@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.machine import RESULTS, describe, write_json
-from bench.ops import DISTURBED
+from bench.ops import DISTURBED, rounded
 from bench.runs import RACES, named
 
 SUITE = Path(__file__).with_name("test_runs.py")
@@ -114,11 +114,6 @@ def condense(info: Mapping[str, Any]) -> dict[str, Any]:
         }
     described = ("method", "model", "views", "width", "steps", "dtype", "figure")
     return {**{key: info[key] for key in described}, "variants": variants}
-
-
-def rounded(value: float) -> float:
-    """Four digits: the rest is noise."""
-    return float(f"{value:.4g}")
 
 
 if __name__ == "__main__":

@@ -89,11 +89,11 @@ def condense(info: Mapping[str, Any]) -> dict[str, Any]:
     ours = next(iter(seconds))
     rows = {
         name: {
-            "microseconds": _rounded(1e6 * value),
-            "ratio": _rounded(value / seconds[ours]),
-            "gigabytes_per_second": _rounded(moved / value / 1e9),
-            "of_copy": _rounded(seconds["copy"] / value),
-            "spread": _rounded(info["spread"][name]),
+            "microseconds": rounded(1e6 * value),
+            "ratio": rounded(value / seconds[ours]),
+            "gigabytes_per_second": rounded(moved / value / 1e9),
+            "of_copy": rounded(seconds["copy"] / value),
+            "spread": rounded(info["spread"][name]),
             **({"launches": info["launches"][name]} if "launches" in info else {}),
         }
         for name, value in seconds.items()
@@ -102,7 +102,7 @@ def condense(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"op": info["op"], "size": info["size"], "bytes": moved, "ours": ours, "variants": rows, **failed}
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Four digits: the rest is noise."""
     return float(f"{value:.4g}")
 

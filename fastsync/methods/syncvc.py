@@ -200,7 +200,7 @@ class SyncVC(Method):
         if self.kl_scheme == "ddim":
             kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
         rewards = [as_reward(reward) for reward in self.rewards]
-        panel = Panel(rewards, run.canvas, run.order, run.sources, _decoder(run), run.x0)
+        panel = Panel(rewards, run.canvas, run.order, run.sources, run.decode, run.x0)
         if self.feature_reuse:
             run.deep_features()  # refuses early what the prior does not have
         run.candidates = 0 if self.search is None else self.search - 1
@@ -363,11 +363,6 @@ def _checked_window(value: tuple[float, float]) -> tuple[float, float]:
     if high <= low:
         raise ValueError(f"control_window must be (high, low) with high above low, got {shown(value)}.")
     return high, low
-
-
-def _decoder(run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The prior's decoder; looked up when it is needed, since rewards of the prior's own units need none."""
-    return lambda x0: run.decode(x0)
 
 
 @dataclass(frozen=True)
