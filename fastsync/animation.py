@@ -1,4 +1,4 @@
-"""Illusions in motion: a picture that turns, flips or falls apart into what a view shows of it."""
+"""Pictures in motion: files of frames, and illusions that turn, flip or fall apart into what a view shows of them."""
 
 from __future__ import annotations
 
@@ -75,12 +75,25 @@ def save_animation(
         raise ValueError("there is nothing to animate: pass a view beside the identity.")
     scale = max(1, round(side / max(picture.size)))
     still = [image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) for image in still]
-    options: dict[str, Any] = {"lossless": True}
+    save_frames(still, times, path, colours=64, lossless=True)
+
+
+def save_frames(
+    frames: Sequence[Image.Image], times: int | Sequence[int], path: str | Path, colours: int = 256, **webp: Any
+) -> None:
+    """Writes RGB images of one size as a GIF or WebP that plays over and over, whole or not at all.
+
+    Args:
+        times: milliseconds for which each is shown, or one number for all.
+        colours: of a GIF's frames; ``webp``: Pillow's options for a WebP.
+    """
+    check_animation_path(path)
+    options = webp
     if Path(path).suffix.lower() == ".gif":
         # Dithered paper would change in every frame, and the file be three times as large.
-        options, still = {}, [image.quantize(64, dither=Image.Dither.NONE) for image in still]
+        options, frames = {}, [image.quantize(colours, dither=Image.Dither.NONE) for image in frames]
     with replacing(path) as temporary:
-        still[0].save(temporary, save_all=True, append_images=still[1:], duration=times, loop=0, **options)
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=times, loop=0, **options)
 
 
 def _ease(part: float) -> float:

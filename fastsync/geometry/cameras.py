@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import check_number, shown
+
+Side = Literal["front", "side", "back", "top", "bottom"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,14 @@ class Camera:
                 f"two may be left out, got {shown(value)}."
             )
         return cls(*value)
+
+    @property
+    def side(self) -> Side:
+        """Which side of the mesh it sees, as prompts name it."""
+        if abs(self.elevation) > 60:
+            return "top" if self.elevation > 0 else "bottom"
+        turned = abs((self.azimuth + 180) % 360 - 180)
+        return "front" if turned < 45 else "side" if turned <= 135 else "back"
 
     @cached_property
     def axes(self) -> torch.Tensor:

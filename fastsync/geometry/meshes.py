@@ -143,14 +143,37 @@ def load(source: Any) -> Mesh:
     """
     if isinstance(source, Mesh):
         return source
+    prefix = f"{source}: " if isinstance(source, (str, Path)) else ""
+    return _of_parts(parts_of(scene_of(source)), prefix)
+
+
+def scene_of(source: Any) -> Any:
+    """What :func:`load` takes as a ``trimesh.Scene``; errors as there."""
     if isinstance(source, (str, Path)):
-        return _of_parts(_read(Path(source)).dump(), f"{source}: ")
+        return _read(Path(source))
     trimesh = need("trimesh")
-    if isinstance(source, trimesh.Trimesh):
-        return _of_parts([source], "")
     if isinstance(source, trimesh.Scene):
-        return _of_parts(source.dump(), "")
+        return source
+    if isinstance(source, trimesh.Trimesh):
+        return trimesh.Scene(source)
     raise TypeError(f"mesh must be a file's path, a trimesh object or a fastsync.geometry.Mesh, got {shown(source)}.")
+
+
+def parts_of(scene: Any) -> list[Any]:
+    """Copies of a scene's ``trimesh.Trimesh`` objects, each at its place, in the order in which `load` joins them.
+
+    What has no faces is left out. ``metadata`` names the ``node`` and the geometry (``name``) of each; a geometry that
+    stands at two nodes comes twice.
+    """
+    parts = []
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        if len(getattr(scene.geometry[name], "faces", ())):
+            part = scene.geometry[name].copy(include_cache=True)  # where trimesh keeps a file's normals
+            part.apply_transform(transform)
+            part.metadata.update(node=node, name=name)
+            parts.append(part)
+    return parts
 
 
 def _read(path: Path) -> Any:
@@ -174,8 +197,7 @@ def _read(path: Path) -> Any:
 
 
 def _of_parts(parts: list[Any], prefix: str) -> Mesh:
-    """One mesh of trimesh's geometries; what has no faces among them is left out."""
-    parts = [part for part in parts if len(getattr(part, "faces", ()))]
+    """One mesh of what `parts_of` gives."""
     if not parts:
         raise ValueError(f"{prefix}there are no faces in it, so nothing to paint: give a surface, not points or lines.")
     first = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])

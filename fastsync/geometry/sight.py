@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -36,7 +36,6 @@ class Sight:
             from both sides.
         footprint: float32 [N, h, w], side of the square that a pixel covers where it looks straight at the surface; 0
             in the background.
-        footprint: float32 [N, h, w], side of the square that a pixel covers where it looks straight at the surface.
     """
 
     mesh: Mesh
@@ -65,6 +64,18 @@ class Sight:
     def points(self) -> torch.Tensor:
         """float32 [N, h, w, 3], where the surface is that the pixels see; 0 in the background."""
         return points(self.mesh, self.face, self.barycentric)
+
+    def beside_edges(self, pixels: int) -> torch.Tensor:
+        """bool [N, h, w], where a view sees the mesh within so many pixels of something else: the background, or a
+        part of the mesh before it or behind it. A decoder of latents mixes their colours."""
+        depth = torch.nn.functional.pad(self.depth, (1, 1, 1, 1), mode="replicate")
+        h, w = self.size
+        edge = torch.zeros_like(self.foreground)
+        for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
+            step = (depth[:, dy : dy + h, dx : dx + w] - self.depth).abs()
+            edge |= ~(step < self._reach.abs())
+        reach = torch.nn.functional.max_pool2d(edge.float(), 2 * pixels - 1, 1, pixels - 1) > 0
+        return reach & self.foreground
 
     def nearest(self, view: int, at: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         """The flat pixel, int64 [M], at which a view sees each surface point; -1 where it is hidden or out of sight.
@@ -131,13 +142,20 @@ def see(
         ImportError: the rasterizer's package is not there.
         ValueError: no camera sees any of it.
     """
-    if check_choice("rasterizer", rasterizer, ("auto", "embree", "nvdiffrast")) == "auto":
-        rasterizer = "embree" if _nvdiffrast_missing() else "nvdiffrast"
-    caster = _Embree(mesh) if rasterizer == "embree" else _Nvdiffrast(mesh)
-    hits = [caster.cast(camera, size) for camera in tqdm(cameras, desc="Views of the mesh", disable=not progress)]
+    hits = list(cast(mesh, tqdm(cameras, desc="Views of the mesh", disable=not progress), size, rasterizer))
     if not any(bool((face >= 0).any()) for face, _ in hits):
         raise ValueError("no camera sees any of the mesh: choose other azimuths and elevations, or larger views.")
     return Sight.of_hits(mesh, cameras, size, hits)
+
+
+def cast(
+    mesh: Mesh, cameras: Iterable[Camera], size: tuple[int, int], rasterizer: Rasterizer = "auto"
+) -> Iterator[Hits]:
+    """One view after the other: its faces int32 [h, w], -1 beside the mesh, and barycentrics float32 [h, w, 3]."""
+    if check_choice("rasterizer", rasterizer, ("auto", "embree", "nvdiffrast")) == "auto":
+        rasterizer = "embree" if _nvdiffrast_missing() else "nvdiffrast"
+    caster = _Embree(mesh) if rasterizer == "embree" else _Nvdiffrast(mesh)
+    return (caster.cast(camera, size) for camera in cameras)
 
 
 def points(mesh: Mesh, face: torch.Tensor, barycentric: torch.Tensor) -> torch.Tensor:
