@@ -1,11 +1,13 @@
 """The zoo: small real priors that come with the package, so that nothing needs a network."""
 
 import hashlib
+import importlib
 from pathlib import Path
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_PIPELINES = ("scenes", "glyphs")
-_GUIDANCE = {"scenes": 3.0, "glyphs": 3.0}
+_PIPELINES = ("scenes", "glyphs", "scenes-depth")
+_GENERATORS = {"scenes": "scenes", "glyphs": "glyphs", "scenes-depth": "objects"}
+_GUIDANCE = {"scenes": 3.0, "glyphs": 3.0, "scenes-depth": 3.0}
 
 
 def names() -> tuple[str, ...]:
@@ -31,6 +33,13 @@ def guidance_scale(name: str = "scenes") -> float:
     """The guidance at which a prior was evaluated: the default of `SyncPipeline.from_zoo(name)`."""
     _check(name)
     return _GUIDANCE[name]
+
+
+def words(name: str = "scenes") -> list[str]:
+    """The words that a prior was trained on, sorted."""
+    _check(name)
+    vocabulary: list[str] = importlib.import_module(f"{__name__}.{_GENERATORS[name]}").vocabulary()
+    return vocabulary
 
 
 def fingerprint(name: str = "scenes") -> str:

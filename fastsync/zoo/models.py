@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -40,6 +47,8 @@ class Size:
         return self.pixels // self.factor
 
 
+# Of `scenes-depth`, whose UNet and ControlNet together take the room that the UNet of `scenes` has for itself.
+DEPTH_SIZE = Size(unet_channels=(112, 112, 112), text_width=64, text_layers=2)
 TINY = Size(
     pixels=32,
     latent_channels=4,
@@ -131,6 +140,12 @@ def make_unet(size: Size) -> UNet2DConditionModel:
     )
 
 
+def make_controlnet(unet: UNet2DConditionModel, size: Size) -> ControlNetModel:
+    """Control by pictures [B, 3, pixels, pixels] in [0, 1], which begins as a copy of the encoder, without effect."""
+    widths = (16, 24, 32, 48)[: len(size.vae_channels)]  # each but the first halves the picture
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths)
+
+
 def make_scheduler() -> DDIMScheduler:
     """v-prediction, and times that start at the last one: nights come out as dark as they were in training.
 
@@ -160,6 +175,27 @@ def make_pipeline(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_depth_pipeline(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    controlnet: ControlNetModel,
+) -> StableDiffusionControlNetPipeline:
+    """The parts as one `StableDiffusionControlNetPipeline`, without a safety checker."""
+    return StableDiffusionControlNetPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        controlnet=controlnet,
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,

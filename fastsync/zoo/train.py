@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
+from fastsync.zoo.models import DEPTH_SIZE, Size
 from fastsync.zoo.training.run import Run
 
 
@@ -27,6 +28,7 @@ class Stage(str, Enum):
 
 
 GLYPH_STAGES = (Stage.data, Stage.classifier, Stage.unet, Stage.export)  # pixels: no autoencoder, no latents
+DEPTH_STAGES = (Stage.data, Stage.vae, Stage.latents, Stage.unet, Stage.export)
 
 
 def train(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
@@ -70,8 +72,31 @@ def train_glyphs(run: Run, stage: Stage, pictures: int | None = None, target: Pa
             glyphs.export(run, target)
 
 
+def train_objects(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
+    """As `train`, for `scenes-depth`."""
+    from fastsync.zoo.training import objects
+
+    for one in DEPTH_STAGES if stage is Stage.all else [stage]:
+        if one is Stage.data:
+            objects.paint(run, pictures or 7_000)
+        elif one is Stage.vae:
+            objects.train_vae(run)
+        elif one is Stage.latents:
+            objects.encode(run)
+        elif one is Stage.unet:
+            objects.train_denoiser(run)
+        elif one is Stage.adopt:
+            objects.adopt(run)
+        else:
+            objects.export(run, target)
+
+
+TRAINERS = {"scenes": train, "glyphs": train_glyphs, "scenes-depth": train_objects}
+STAGES = {"scenes": tuple(Stage), "glyphs": GLYPH_STAGES, "scenes-depth": DEPTH_STAGES}
+
+
 def main(
-    name: Annotated[str, typer.Argument(help="The prior to train: scenes or glyphs.")] = "scenes",
+    name: Annotated[str, typer.Argument(help="The prior to train: scenes, glyphs or scenes-depth.")] = "scenes",
     stage: Annotated[Stage, typer.Option(help="One stage, or all in order.")] = Stage.all,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Time for each trained stage; drives its schedule.")] = None,
@@ -84,11 +109,11 @@ def main(
     target: Annotated[Path | None, typer.Option(help="Folder the export fills; default: the package's own.")] = None,
 ) -> None:
     """Train an embedded prior, stage by stage, resumable after any interruption."""
-    if name not in ("scenes", "glyphs"):
-        raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: scenes, glyphs.")
-    if name == "glyphs" and stage not in (*GLYPH_STAGES, Stage.all, Stage.adopt):
+    if name not in TRAINERS:
+        raise typer.BadParameter(f"the zoo cannot train {name!r}; it can train: {', '.join(TRAINERS)}.")
+    if stage not in (*STAGES[name], Stage.all, Stage.adopt):
         raise typer.BadParameter(
-            f"glyphs has no stage {stage.value!r}; it has {', '.join(s.value for s in GLYPH_STAGES)}."
+            f"{name} has no stage {stage.value!r}; it has {', '.join(s.value for s in STAGES[name])}."
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("this machine has no usable CUDA device; pass --device cpu.")
@@ -102,8 +127,9 @@ def main(
         minutes=minutes,
         batch=batch,
         resume=resume,
+        size=DEPTH_SIZE if name == "scenes-depth" else Size(),
     )
-    (train if name == "scenes" else train_glyphs)(run, stage, pictures, target)
+    TRAINERS[name](run, stage, pictures, target)
 
 
 if __name__ == "__main__":
