@@ -25,6 +25,7 @@ test: lint types
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.ops
 	$(BIN)/python -m bench.end_to_end
+	$(BIN)/python -m bench.mesh
 	$(BIN)/python -m bench.report
 
 # Contact sheets of all tasks by all methods; takes an hour on two cores, and goes on where it was stopped.

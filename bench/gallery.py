@@ -17,8 +17,12 @@ from tqdm import tqdm
 
 import fastsync as fs
 from fastsync import zoo
+from fastsync.contact_sheet import contact_sheet
+from fastsync.geometry import Mesh
 from fastsync.pictures import save_picture
 from fastsync.task import SyncPipelineOutput
+from fastsync.turntable import turntable
+from fastsync.zoo.objects import shapes
 
 SEED, STEPS = 1, 40
 WORK = Path("build/gallery")
@@ -35,7 +39,7 @@ class Task:
     """What a sheet shows.
 
     `make(number, method)` samples a picture, `titles` names the prompts, `scale` enlarges what is small; with `wide`
-    methods stand below one another, else side by side.
+    methods stand below one another, else side by side. `show` makes one picture of what was sampled.
     """
 
     prior: str
@@ -44,10 +48,13 @@ class Task:
     make: Callable[[int, str], SyncPipelineOutput]
     wide: bool
     scale: int = 1
+    show: Callable[[Any], Image.Image] = lambda out: _joined(out.images)
 
 
 def main(
-    tasks: Annotated[list[str] | None, typer.Argument(help="wide, panorama, illusion, compose; all if none.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="wide, panorama, illusion, compose, texture; all if none.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sheets.")] = Path("docs/gallery"),
 ) -> None:
     """Samples the pictures that are not there yet and draws the sheets."""
@@ -61,7 +68,7 @@ def main(
             path = folder / f"{number}_{method}.png"
             if not path.exists():
                 out = task.make(number, method)
-                save_picture(_joined(out.images), path, out.parameters)
+                save_picture(task.show(out), path, out.parameters)
         rows = [
             [Image.open(folder / f"{n}_{m}.png").convert("RGB") for m in task.methods] for n in range(len(task.titles))
         ]
@@ -117,6 +124,24 @@ def _compose(number: int, method: str) -> SyncPipelineOutput:
     return _sync("scenes").compose([mask()], [prompt], background=background, **_settings(method))
 
 
+THINGS = (("castle", "stones"), ("vase", "tiles"), ("mushroom", "dragon scales"))
+
+
+def mesh(name: str) -> Mesh:
+    """A shape of those that `scenes-depth` learnt on, another specimen."""
+    return shapes.make(name, 2**40)
+
+
+def _texture(number: int, method: str) -> SyncPipelineOutput:
+    name, prompt = THINGS[number]
+    return _sync("scenes-depth").texture(mesh(name), prompt, **_settings(method))
+
+
+def _turned(out: Any) -> Image.Image:
+    """A painted mesh from three sides."""
+    return contact_sheet(turntable(out.textured.mesh, out.textured.texture, frames=3, size=128), columns=3)
+
+
 TASKS = {
     "wide": Task(
         "scenes",
@@ -146,6 +171,14 @@ TASKS = {
         ("independent", "multidiffusion", "synctweedies", "syncsde", "stochsync", "syncvc"),
         _compose,
         wide=False,
+    ),
+    "texture": Task(
+        "scenes-depth",
+        [f"{name}: {prompt}" for name, prompt in THINGS],
+        ("independent", "synctweedies", "syncsde", "stochsync", "syncvc"),
+        _texture,
+        wide=True,
+        show=_turned,
     ),
 }
 

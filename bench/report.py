@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import report_runs, report_tradeoff
+from bench import report_mesh, report_runs, report_tradeoff
 from bench.drawing import BLUE, FAINT, GREY, INK, RED, RULE, sheet
 from bench.machine import RESULTS
 from bench.tables import Results, short, source, table, times
@@ -81,7 +81,10 @@ def main(
     if goals_of:
         result = json.loads(goals_of.read_text())
         device = result["settings"]["device"]
-        typer.echo(report_runs.goals_table(result, device) if "races" in result else _goals(result, device))
+        if "scenes" in result:
+            typer.echo(report_mesh.goals_table(result))
+        else:
+            typer.echo(report_runs.goals_table(result, device) if "races" in result else _goals(result, device))
         return
     sections: dict[str, str] = {}
     for device in GOALS:
@@ -93,6 +96,7 @@ def main(
         if result:
             _plot(result, ROOT / "docs" / f"performance_{device}.png")
         sections |= report_runs.sections(_load(f"end_to_end_{device}"), device, ROOT / "docs")
+        sections |= report_mesh.sections(_load(f"mesh_{device}"), device, ROOT / "docs")
     shown = _load("ops_cpu")
     sections["summary"] = _summary(shown) if shown else "Not measured yet: `python -m bench.ops`."
     for name, (section, command) in _QUALITY.items():
@@ -224,6 +228,21 @@ def _ambigrams(result: Results) -> str:
     return table(["method", *pairs], rows, "l" + "r" * len(pairs)) + "\n\n" + source(result)
 
 
+def _textures(result: Results) -> str:
+    rows = [
+        [
+            method,
+            short(row["disagreement"]),
+            f"{row['view_detail']:.0%}",
+            f"{row['texture_detail']:.0%}",
+            f"{row['evaluations']:,.0f}",
+        ]
+        for method, row in result["summary"]["methods"].items()
+    ]
+    header = ["method", "views apart", "detail of the views", "detail of the texture", "view-evaluations"]
+    return table(header, rows, "lrrrr") + "\n\n" + source(result)
+
+
 def _memory(result: Results) -> str:
     """Bytes on the card at once: as it is, and with what can be switched on."""
     weights, calls, decode = result["weights"], result["calls"], result["decode"]
@@ -256,6 +275,7 @@ _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "evaluate_scenes": (_evaluation, "python -m fastsync.zoo.evaluate scenes"),
     "evaluate_glyphs": (_evaluation, "python -m fastsync.zoo.evaluate glyphs"),
     "ambigrams_glyphs": (_ambigrams, "python -m bench.ambigrams"),
+    "textures_scenes-depth": (_textures, "python -m bench.textures"),
     "memory_sd21": (_memory, "python -m bench.memory"),
 }
 

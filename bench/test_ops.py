@@ -9,12 +9,8 @@ the scheduler, 4 or 8 ms, and a ratio counts regions instead of work. ``disturba
 """
 
 import json
-import os
-import random
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -24,11 +20,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.profiler import ProfilerActivity, profile
 
 from bench import workloads
-from bench.timing import clock, disturbance, spread
+from bench.race import Race, forced
+from bench.timing import disturbance, spread
 from bench.workloads import Variant, Workload
 
-LEAST = 1e-3  # seconds a measurement must last: short ops are repeated
-ROUNDS = (7, 60)
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # The most telling groups come first, for runs that --minutes cuts short.
 FIRST = ("64 MB", "SD 1.5, 25 views", "texture 1024, 8 views")
@@ -64,54 +59,12 @@ def test_op(
         benchmark.extra_info["launches"] = {v.name: _launches(v, tmp_path / "trace.json") for v in variants}
 
 
-class Race:
-    """Times variants in turn, each round in another order."""
-
-    def __init__(self, variants: list[Variant], device: str) -> None:
-        self.variants, self.times = variants, {v.name: list[float]() for v in variants}
-        self.clock = clock(device)
-        self.order = random.Random(0)
-        self.once: dict[str, float] = {}
-        for variant in variants:
-            with _backend(variant):
-                self.clock(variant.run, 3)
-                self.once[variant.name] = min(self.clock(variant.run, 1) for _ in range(3))
-        self.repeats = {name: max(1, min(1000, round(LEAST / once))) for name, once in self.once.items()}
-
-    def rounds(self, seconds: float) -> int:
-        """How many rounds fit in a time."""
-        a_round = sum(self.repeats[name] * once for name, once in self.once.items())
-        return max(ROUNDS[0], min(ROUNDS[1], int(seconds / a_round)))
-
-    def run(self) -> None:
-        """One round."""
-        for variant in self.order.sample(self.variants, len(self.variants)):
-            repeats = self.repeats[variant.name]
-            with _backend(variant):
-                self.clock(variant.run, 1)  # caches and heap are not as the variant before it left them
-                self.times[variant.name].append(self.clock(variant.run, repeats) / repeats)
-
-
-@contextmanager
-def _backend(variant: Variant) -> Iterator[None]:
-    """Forces a variant's backend; dispatch asks the environment at every call."""
-    before = os.environ.get("FASTSYNC_BACKEND")
-    if variant.backend:
-        os.environ["FASTSYNC_BACKEND"] = variant.backend
-    try:
-        yield
-    finally:
-        os.environ.pop("FASTSYNC_BACKEND", None)
-        if before is not None:
-            os.environ["FASTSYNC_BACKEND"] = before
-
-
 def _compare(workload: Workload) -> dict[str, str]:
     """Calls each variant once and compares all with the eager reference; returns why optional ones fail."""
     results, failed = {}, {}
     for variant in workload.variants:
         try:
-            with _backend(variant):
+            with forced(variant):
                 out = variant.run()
         except Exception as error:
             if not variant.optional:
@@ -130,7 +83,7 @@ def _compare(workload: Workload) -> dict[str, str]:
 def _launches(variant: Variant, trace: Path) -> int:
     """Kernels, copies and fills that one call puts on the GPU."""
     torch.cuda.synchronize()
-    with _backend(variant), profile(activities=[ProfilerActivity.CUDA]) as watched:
+    with forced(variant), profile(activities=[ProfilerActivity.CUDA]) as watched:
         variant.run()
         torch.cuda.synchronize()
     watched.export_chrome_trace(str(trace))

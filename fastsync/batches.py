@@ -32,7 +32,7 @@ class Batches:
             self._fitted = _FITTED.setdefault(network, {}) if adapt else {}
         except TypeError:  # a prior that cannot be a key is remembered for one run only
             self._fitted = {}
-        self._key = (type(method), tuple(prior.view_shape), prior.dtype)
+        self._key = (type(prior), type(method), tuple(prior.view_shape), prior.dtype)
 
     @property
     def most(self) -> int | None:

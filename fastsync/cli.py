@@ -14,11 +14,17 @@ from . import doctor as health
 from . import zoo
 from .animation import check_animation_path, save_animation
 from .canvases.illusion_views import VIEWS
-from .errors import check_choice, check_device
+from .contact_sheet import contact_sheet
+from .errors import check_choice, check_device, check_int
+from .geometry import ring
+from .geometry.textured import check_mesh_path
 from .methods.syncvc import PRESETS
 from .pictures import check_picture_path, save_picture
 from .pipeline import SyncPipeline
+from .report import check_report_path, write_report
 from .task import METHODS, Options, SyncPipelineOutput, method_of
+from .texture import TEXTURE_SIZE
+from .turntable import save_turntable, turntable
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -212,6 +218,76 @@ def compose(
 
 
 @app.command()
+def texture(
+    mesh: Annotated[Path, typer.Argument(help="An OBJ, GLB, glTF, PLY, STL or OFF file.")],
+    prompt: Annotated[str, typer.Argument(help="What it is made of, or shows.")],
+    negative: Negative = None,
+    texture_size: Annotated[int, typer.Option(help="Side of the texture, pixels.")] = TEXTURE_SIZE,
+    cameras: Annotated[
+        int | None, typer.Option(help="So many evenly around; eight and two from above, if not given.")
+    ] = None,
+    elevation: Annotated[float, typer.Option(help="Of --cameras, degrees.")] = 15.0,
+    view_prompts: Annotated[
+        bool, typer.Option(help="Add to the prompt from which side a view looks (', front view').")
+    ] = True,
+    reunwrap: Annotated[bool, typer.Option("--reunwrap", help="Make new texture coordinates in any case.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write a page with the mesh to turn about, too.")] = False,
+    controlnet: Annotated[
+        str | None, typer.Option(help="Of depth, for a --model without one: a folder or a hub name.")
+    ] = None,
+    method: MethodName = "syncvc",
+    preset: PresetName = None,
+    model: Model = "scenes-depth",
+    steps: Steps = 50,
+    guidance: Guidance = None,
+    max_batch: MaxBatch = None,
+    low_memory: LowMemory = False,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .glb or .obj file.")] = Path("out.glb"),
+) -> None:
+    """Paint a mesh. Its vertices, faces, texture coordinates and other materials stay as they are.
+
+    Beside the mesh, say out.glb, it writes its texture (out_texture.png, with all that is needed to make it again), the
+    views that it was made of (out_views.png) and the mesh turning once around (out.gif); with --report, a page with all
+    of these, out.html.
+    """
+    with _one_sentence():
+        check_mesh_path(output)
+        if output.suffix.lower() == ".png":
+            raise ValueError(f"{output}: the mesh goes into a .glb or .obj file; its texture is written beside it.")
+        beside = {
+            what: output.with_name(f"{output.stem}{end}")
+            for what, end in (("texture", "_texture.png"), ("views", "_views.png"), ("gif", ".gif"), ("html", ".html"))
+        }
+        check_picture_path(beside["texture"])
+        check_picture_path(beside["views"])
+        check_animation_path(beside["gif"])
+        check_report_path(beside["html"])
+        sync = _load(model, device, dtype, method, preset, low_memory, controlnet)
+        out = sync.texture(
+            mesh,
+            prompt,
+            cameras=None if cameras is None else ring(check_int("cameras", cameras), elevation),
+            texture_size=texture_size,
+            view_prompts=view_prompts,
+            reunwrap=reunwrap,
+            **_options(negative, method, preset, steps, guidance, max_batch, seed),
+        )
+        frames = turntable(out.textured.mesh, out.textured.texture, progress=True)
+        out.textured.save(output)
+        save_picture(contact_sheet(out.pictures), beside["views"])
+        save_turntable(frames, beside["gif"])
+        if report:
+            spent = {"view-evaluations": out.stats.evaluations, "seconds": round(out.stats.seconds, 1)}
+            write_report(beside["html"], out.textured, out.pictures, {**_metadata(out, model, sync), **spent}, frames)
+        _save(out, beside["texture"], model, sync)
+        others = [output, beside["views"], beside["gif"], *([beside["html"]] if report else [])]
+        typer.echo(f"{', '.join(map(str, others))}: the mesh, its views, turning" + (", and a page" if report else ""))
+
+
+@app.command()
 def doctor() -> None:
     """Say what this installation can do here, and why it cannot do the rest."""
     for what, how in health.report():
@@ -235,7 +311,7 @@ def list_zoo() -> None:
             raise FileNotFoundError("This installation has no prior; install fastsync from a wheel or a full checkout.")
         for name in zoo.names():
             typer.echo(f"{name}: {health.zoo_line(name)}")
-            typer.echo(f"  words: {', '.join(health.zoo_words(name))}")
+            typer.echo(f"  words: {', '.join(zoo.words(name))}")
 
 
 @contextmanager
@@ -243,7 +319,7 @@ def _one_sentence() -> Iterator[None]:
     """Turns what users can mend into one sentence on stderr and exit code 1."""
     try:
         yield
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         typer.echo("fastsync: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(1) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -252,7 +328,13 @@ def _one_sentence() -> Iterator[None]:
 
 
 def _load(
-    model: str, device: str | None, dtype: str | None, method: str, preset: str | None, low_memory: bool
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    method: str,
+    preset: str | None,
+    low_memory: bool,
+    controlnet: str | None = None,
 ) -> SyncPipeline:
     # What is wrong with the rest is said before the model is loaded, which may take long.
     method_of({"method": method, "preset": preset})
@@ -266,8 +348,10 @@ def _load(
     try:
         zoo.path(model)
     except ValueError:  # no name of the zoo; where only the weights are missing, its own sentence goes out
-        sync = SyncPipeline.from_pretrained(model, **placed)
+        sync = SyncPipeline.from_pretrained(model, controlnet=controlnet, **placed)
     else:
+        if controlnet is not None:
+            raise ValueError(f"controlnet was given, but --model {model} of the zoo takes none: leave it out.")
         sync = SyncPipeline.from_zoo(model, **placed)
     if low_memory:
         _save_memory(sync.pipe)
@@ -277,6 +361,8 @@ def _load(
 def _save_memory(pipe: Any) -> None:
     """Switch on what diffusers has for it."""
     pipe.unet.enable_gradient_checkpointing()
+    if getattr(pipe, "controlnet", None) is not None:
+        pipe.controlnet.enable_gradient_checkpointing()
     if getattr(pipe, "vae", None) is not None:
         pipe.vae.enable_tiling()
     if pipe.device.type == "cuda":
@@ -304,9 +390,7 @@ def _options(
 
 
 def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, panorama: bool = False) -> None:
-    versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
-    # The model under the name that --model takes.
-    metadata = {**out.parameters, "model": model, "device": sync.pipe._execution_device.type, "versions": versions}
+    metadata = _metadata(out, model, sync)
     image = out.images[0]
     shallow = f" ({out.stats.shallow} of them shallow)" if out.stats.shallow else ""
     save_picture(image, path, metadata, panorama=panorama)
@@ -314,3 +398,9 @@ def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, p
         f"{path}: {image.width}x{image.height} pixels, {out.parameters['method']}, seed {out.parameters['seed']}, "
         f"{out.stats.evaluations} view-evaluations{shallow} in {out.stats.seconds:.1f} s"
     )
+
+
+def _metadata(out: SyncPipelineOutput, model: str, sync: SyncPipeline) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
+    # The model under the name that --model takes.
+    return {**out.parameters, "model": model, "device": sync.pipe._execution_device.type, "versions": versions}

@@ -56,12 +56,6 @@ def zoo_line(name: str) -> str:
     return f"windows of {side}x{side} pixels, {size / 1e6:.1f} MB"
 
 
-def zoo_words(name: str) -> list[str]:
-    """The words that an embedded prior was trained on, sorted."""
-    words: list[str] = importlib.import_module(f"{zoo.__name__}.{name}").vocabulary()
-    return words
-
-
 def self_test(device: torch.device) -> str:
     """Samples a tiny wide canvas with a made-up prior on `device`; returns how it went or raises what went wrong."""
     from diffusers import DDIMScheduler  # seconds to import

@@ -14,17 +14,22 @@ from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
 from .errors import check_choice, check_device, check_int, check_number, shown
+from .geometry import Camera as MeshCamera
+from .geometry.sight import Rasterizer
 from .masks import read_masks
 from .priors import Attention, AttentionSwitch, Compile, Compiler, DeepFloydPrior, DiffusersPrior
 from .priors.compiling import MODES
 from .sampler import SyncOutput
 from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
+from .texture import TEXTURE_SIZE, SyncTextureOutput, TextureOptions, texture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 # SyncVC's settings where all cells of all views are shared: a trial on ambigrams, docs/performance.md.
 _ILLUSIONS = {"inv_lambda": 0.0, "kl_weight": 100.0}
+# And where most of a view is shared with several others.
+_MESHES = {"iterations": 3}
 
 
 class SyncPipeline:
@@ -84,6 +89,7 @@ class SyncPipeline:
         cls,
         name_or_path: str | os.PathLike[str],
         *,
+        controlnet: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         compile: Compile = "off",
@@ -93,6 +99,7 @@ class SyncPipeline:
 
         Args:
             name_or_path: a folder in diffusers' format, or a model's name on the hub.
+            controlnet: likewise, a ControlNet of depth for this Stable Diffusion model, which :meth:`texture` needs.
             device: CUDA where there is one, else the CPU, if None.
             dtype: float16 on CUDA, float32 on the CPU, if None.
             compile, attention: as in the constructor.
@@ -112,30 +119,24 @@ class SyncPipeline:
             dtype = torch.float16 if device.type == "cuda" else torch.float32
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
-        # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
-        release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
-        keyword = "dtype" if release >= (0, 42) else "torch_dtype"
-        try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(model, **{keyword: dtype})
-        except (OSError, ValueError, AttributeError, ImportError) as error:
-            # The libraries' own messages run over many sentences (all of them stay in the chained error).
-            reason = " ".join(str(error).split()) or type(error).__name__
-            reason = reason if len(reason) <= 120 else reason[:117] + "..."
-            folder = os.path.isdir(model)
-            kind = "the folder holds no complete pipeline" if folder else "it is no folder, nor to be had from the hub"
-            raise ValueError(
-                f"model {shown(model)} could not be loaded, {kind} ({reason}): check the name, or use "
-                "SyncPipeline.from_zoo()."
-            ) from error
+        if controlnet is None:
+            pipe = _load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
+        else:
+            if not isinstance(controlnet, (str, os.PathLike)):
+                raise TypeError(f"controlnet must be a folder or a model's name, got {shown(controlnet)}.")
+            net = _load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
+            pipe = _load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(device)
         if device.type == "cpu":
             # Forward and backward are 7 to 10 % faster there; on a GPU nobody has measured it.
-            pipe.unet.to(memory_format=torch.channels_last)
+            for network in (pipe.unet, getattr(pipe, "controlnet", None)):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)
         return cls(pipe, compile=compile, attention=attention)
 
-    def _prior(self, window: tuple[int, int] | None = None) -> DiffusersPrior | DeepFloydPrior:
-        return priors.wrap(self.pipe, window=window, compiler=self._compiler, attention=self._attention)
+    def _prior(self, window: tuple[int, int] | None = None, **settings: Any) -> DiffusersPrior | DeepFloydPrior:
+        return priors.wrap(self.pipe, window=window, compiler=self._compiler, attention=self._attention, **settings)
 
     @property
     def window_pixels(self) -> tuple[int, int]:
@@ -401,6 +402,76 @@ class SyncPipeline:
             self.guidance_scale,
             options,
         )
+
+    def texture(
+        self,
+        mesh: Any,
+        prompt: str | Sequence[str],
+        *,
+        cameras: Sequence[MeshCamera | tuple[float, ...]] | None = None,
+        texture_size: int = TEXTURE_SIZE,
+        view_prompts: bool = True,
+        reunwrap: bool = False,
+        rasterizer: Rasterizer = "auto",
+        shared_attention: bool = False,
+        conditioning_scale: float = 1.0,
+        **options: Unpack[Options],
+    ) -> SyncTextureOutput:
+        """A texture for a mesh, from views around it that a depth-conditioned model denoises together.
+
+        Needs the packages of ``fastsync[mesh]``, and a model that is shown depth: ``from_zoo("scenes-depth")``, a
+        ``StableDiffusionControlNetPipeline`` with a ControlNet of depth (:meth:`from_pretrained` takes its name), or a
+        ``StableDiffusionDepth2ImgPipeline``. Behind the mesh each view has a flat colour of its own, drawn from the
+        seed, which says nothing of the mesh's.
+
+        Args:
+            mesh: an OBJ, GLB, glTF, PLY, STL or OFF file, a trimesh object or a :class:`fastsync.geometry.Mesh`. Its
+                own texture coordinates are used where they give every point a texel of its own; others are made.
+            prompt: what the mesh is made of or shows; one for all cameras, or one a camera.
+            cameras: :class:`fastsync.geometry.Camera` objects, or tuples (azimuth, elevation[, distance[, fov]]) in
+                degrees around the mesh, which is thought to fill the unit sphere, y up, its front towards +z. None:
+                eight around it and two from above.
+            texture_size: side of the square texture. It is as sharp as the views are: their pixels, enlarged.
+            view_prompts: add ", front view" and so on (side, back, top, bottom) to a prompt that is for all cameras.
+            reunwrap: make new texture coordinates even where the mesh's own serve.
+            rasterizer: ``"auto"``, ``"embree"`` or ``"nvdiffrast"`` (:func:`fastsync.geometry.see`).
+            shared_attention: let each view's self-attention see the two views nearest to it, which pulls their looks
+                together at the price of their detail; for methods that have all views in one batch, such as
+                ``"synctweedies"``, with ``max_batch=None``.
+            conditioning_scale: how much a ControlNet's residuals count.
+            **options: :class:`fastsync.Options`, without ``output_type="latent"``.
+
+        Returns:
+            :class:`SyncTextureOutput`: the texture in ``images``; ``textured.save("out.glb")`` writes the mesh with it.
+        """
+        check_options("texture", options)
+        given = TextureOptions(
+            cameras, texture_size, view_prompts, reunwrap, rasterizer, shared_attention, conditioning_scale
+        )
+        quality = options.get("preset") in (None, "quality")
+        method = method_of(options, **(_MESHES if quality else {}))
+        return texture(self._prior, self.name, mesh, prompt, given, method, self.guidance_scale, options)
+
+
+def _load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:
+    """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
+    import diffusers
+
+    # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
+    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
+    keyword = "dtype" if release >= (0, 42) else "torch_dtype"
+    try:
+        return kind.from_pretrained(model, **{keyword: dtype}, **parts)
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        # The libraries' own messages run over many sentences (all of them stay in the chained error).
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= 120 else reason[:117] + "..."
+        folder = os.path.isdir(model)
+        found = f"the folder holds no complete {what}" if folder else "it is no folder, nor to be had from the hub"
+        raise ValueError(
+            f"{argument} {shown(model)} could not be loaded, {found} ({reason}): check the name, or use "
+            "SyncPipeline.from_zoo()."
+        ) from error
 
 
 def _decode(prior: DiffusersPrior | DeepFloydPrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from . import ops
+from . import conditions, ops
+from .conditions import Condition
 from .priors.base import NetworkPrior, Prediction, Prior
 from .priors.reuse import DeepFeatures
 from .stats import Stats
@@ -50,7 +51,7 @@ class Query:
         buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
         guidance_scale: as in ``sample``.
         t: [B], times.
-        cond, uncond: [B, ...] or None.
+        cond, uncond: [B, ...], tuples of such, or None.
 
     Attributes:
         a, b: [B], float64, coefficients at t.
@@ -64,8 +65,8 @@ class Query:
         buckets: Sequence[int] | None,
         guidance_scale: float,
         t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor | None,
+        cond: Condition | None,
+        uncond: Condition | None,
     ) -> None:
         self.prior, self.stats, self.buckets, self.guidance_scale = prior, stats, buckets, guidance_scale
         self.t, self.cond, self.uncond = t, cond, uncond
@@ -73,13 +74,12 @@ class Query:
         self.a, self.b = prior.schedule.coefficients(t)
         self.guidance = torch.full_like(self.a, guidance_scale)
         self._extra = next((size - self.count for size in buckets or () if size >= self.count), 0)
-        self._asked: dict[Half, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._asked: dict[Half, tuple[torch.Tensor, Condition | None]] = {}
 
     def rows(self, rows: torch.Tensor) -> Query:
         """The query about some of the batch's items, int64 [B']."""
-        t, cond, uncond = (c if c is None else c[rows] for c in (self.t, self.cond, self.uncond))
-        assert t is not None
-        return Query(self.prior, self.stats, self.buckets, self.guidance_scale, t, cond, uncond)
+        cond, uncond = conditions.both(lambda member: member[rows], self.cond, self.uncond)
+        return Query(self.prior, self.stats, self.buckets, self.guidance_scale, self.t[rows], cond, uncond)
 
     def predict(self, x: torch.Tensor) -> Prediction:
         """The prior's estimates at x [B, C, h, w]; differentiable in x."""
@@ -154,7 +154,7 @@ class Query:
             return self.prior.convert(raw, x, self.a, self.b, self.guidance)
         self.stats.padded += self._extra * self.halves
         views, t = (self._filled(c).to(self.prior.device) for c in (x, self.t))
-        cond, uncond = (c if c is None else self._filled(c) for c in (self.cond, self.uncond))
+        cond, uncond = conditions.both(self._filled, self.cond, self.uncond)
         with self._serving(deep, "both", self.halves):
             prediction = self.prior.predict(views, t, cond, uncond, self.guidance_scale)
         return Prediction(*(estimate[: self.count].to(x.device) for estimate in prediction))
@@ -183,7 +183,7 @@ class Query:
             cond = self.uncond if half == "uncond" else self.cond
             uncond = self.uncond if half == "both" else None
             t = self._filled(self.t).to(self.prior.device)
-            self._asked[half] = prior.joined(t, *(c if c is None else self._filled(c) for c in (cond, uncond)))
+            self._asked[half] = prior.joined(t, *conditions.both(self._filled, cond, uncond))
         halves = self.halves if half == "both" else 1
         self.stats.padded += self._extra * halves
         given = torch.cat(self._pieces(x) * halves) if halves > 1 or self._extra else x

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import ops
+from . import conditions, ops
 from .canvases.base import Canvas, Neighbours
+from .conditions import Condition
 from .diffusion import StepTable
 from .priors.base import Prediction, Prior
 from .priors.reuse import DeepFeatures
@@ -46,7 +47,7 @@ class Run:
     Attributes:
         prior, canvas: what is sampled, and on what.
         table: per-step coefficients, float64, on the run's device (``timesteps`` too).
-        cond, uncond: [N or 1, ...] or None, on the prior's device; guidance_scale as in ``sample``.
+        cond, uncond: [N or 1, ...], tuples of such, or None, on the prior's device; guidance_scale as in ``sample``.
         sources: for each view the earlier views that it reads.
         order: views in work order.
         lifetimes: how many consecutive states of each view are remembered.
@@ -60,8 +61,8 @@ class Run:
     prior: Prior
     canvas: Canvas
     table: StepTable
-    cond: torch.Tensor | None
-    uncond: torch.Tensor | None
+    cond: Condition | None
+    uncond: Condition | None
     guidance_scale: float
     generator: torch.Generator | None
     sources: Sequence[Sequence[int]]
@@ -230,6 +231,12 @@ class Run:
             self._noise_readers[self._drawn] = self.canvas.num_views
             self._drawn += 1
 
+    def prepare_conditions(self) -> None:
+        """Let a prior that has something to make of the conditions, once a run, do so."""
+        prepare = getattr(self.prior, "prepare_conditions", None)
+        if prepare is not None:
+            self.cond, self.uncond = prepare(self.cond, self.uncond, self.canvas.num_views)
+
     def query(self, work: Work) -> Query:
         """What the network is to be asked about a batch of work."""
         return self._query([i for i, _ in work], self.at("timesteps", work))
@@ -241,6 +248,11 @@ class Run:
     def predict_at(self, x: torch.Tensor, views: list[int], t: torch.Tensor) -> Prediction:
         """As ``predict``, at times t [B] that need not be the table's."""
         return self._query(views, t).predict(x)
+
+    def shown(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """What the views show of a clean canvas [1, C, H, W]; beside it they keep their own [N, C, h, w]."""
+        views, foreground = self.canvas.project(z), self.canvas.foreground
+        return views if foreground is None else torch.where(self.to_device(foreground, z.device), views, own)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] to the prior's sample units, in the states' precision and place."""
@@ -285,15 +297,13 @@ class Run:
         )
 
     def _query(self, views: list[int], t: torch.Tensor) -> Query:
-        cond, uncond = self._rows(self.cond, views), self._rows(self.uncond, views)
+        cond, uncond = conditions.both(lambda member: self._rows(member, views), self.cond, self.uncond)
         return Query(self.prior, self.stats, self.buckets, self.guidance_scale, t, cond, uncond)
 
-    def _rows(self, condition: torch.Tensor | None, views: list[int]) -> torch.Tensor | None:
-        if condition is None:
-            return None
-        if condition.shape[0] == 1:
-            return condition.expand(len(views), *condition.shape[1:])
-        return condition[self.to_device(torch.tensor(views), condition.device)]
+    def _rows(self, member: torch.Tensor, views: list[int]) -> torch.Tensor:
+        if member.shape[0] == 1:
+            return conditions.expand(member, len(views))
+        return member[self.to_device(torch.tensor(views), member.device)]
 
     def close(self) -> Stats:
         """Finish the account: time and peak memory."""

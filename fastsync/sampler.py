@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from tqdm.auto import tqdm
 
-from . import scheduling
+from . import conditions, scheduling
 from .batches import Batches
 from .canvases.base import Canvas
+from .conditions import Condition
 from .diffusion import is_vanishing
 from .errors import check_choice, check_device, check_int, check_number, check_tensor, shape_text, shown
 from .methods.base import Method
@@ -43,8 +44,8 @@ def sample(
     canvas: Canvas,
     method: Method,
     *,
-    cond: torch.Tensor | None = None,
-    uncond: torch.Tensor | None = None,
+    cond: Condition | None = None,
+    uncond: Condition | None = None,
     guidance_scale: float = 7.5,
     num_inference_steps: int = 50,
     eta: float = 0.0,
@@ -64,7 +65,8 @@ def sample(
         canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``
             (or, with StochSync, that in pixels).
         method: e.g. ``fastsync.SyncVC()``, ``fastsync.MultiDiffusion()``.
-        cond, uncond: conditions [N, ...], or [1, ...] for all views alike. Guidance needs both.
+        cond, uncond: conditions [N, ...], or [1, ...] for all views alike; a tensor, or a tuple of them for a network
+            that takes several, such as text states and control images. Guidance needs both, and they may share members.
         guidance_scale: s in ``eps = eps_u + s (eps_c - eps_u)``; used only with ``uncond``. At exactly 1 the
             unconditional half has no effect and is not evaluated.
         num_inference_steps: T.
@@ -166,6 +168,7 @@ def sample(
     ticks = tqdm(total=run.steps * canvas.num_views, desc=type(method).__name__, disable=not progress)
     # Outside the controls nothing is recorded for autograd.
     with torch.inference_mode(False), torch.no_grad(), freeze(), ticks as bar:
+        run.prepare_conditions()
         for batch in scheduling.plan(order, view_order, level, run.steps, most):
             for work in batches.advance(method, run, batch):
                 bar.update(len(work))
@@ -227,13 +230,15 @@ def _check_noise(canvas: Canvas, method: Method, eta: float) -> None:
         )
 
 
-def _state_dtype(prior: Prior, cond: torch.Tensor | None, latents: torch.Tensor | None) -> torch.dtype:
+def _state_dtype(prior: Prior, cond: Condition | None, latents: torch.Tensor | None) -> torch.dtype:
     """States are float32, or float64 where the caller's tensors are."""
     if latents is not None:
         return torch.promote_types(check_tensor("latents", latents).dtype, torch.float32)
     dtype = torch.promote_types(prior.dtype, torch.float32)
-    if isinstance(cond, torch.Tensor) and cond.is_floating_point():
-        dtype = torch.promote_types(dtype, cond.dtype)
+    for member in cond if isinstance(cond, tuple) else (cond,):
+        # What is no tensor is refused later, in words.
+        if isinstance(member, torch.Tensor) and member.is_floating_point():
+            dtype = torch.promote_types(dtype, member.dtype)
     return dtype
 
 
@@ -252,30 +257,20 @@ def _check_view_shape(prior: Prior, canvas: Canvas, method: Method) -> None:
 
 
 def _check_conditions(
-    prior: Prior, canvas: Canvas, cond: torch.Tensor | None, uncond: torch.Tensor | None, guidance_scale: float
-) -> tuple[torch.Tensor | None, torch.Tensor | None, float]:
+    prior: Prior, canvas: Canvas, cond: Condition | None, uncond: Condition | None, guidance_scale: float
+) -> tuple[Condition | None, Condition | None, float]:
     scale = check_number("guidance_scale", guidance_scale)
     for name, value in (("cond", cond), ("uncond", uncond)):
-        if value is None:
-            continue
-        check_tensor(name, value, floating=False)
-        if value.ndim == 0 or value.shape[0] not in (1, canvas.num_views):
-            got = shape_text(value.shape)
-            raise ValueError(
-                f"{name} must hold 1 condition (for all views) or {canvas.num_views} (one a view) along its first "
-                f"dimension, got shape {got}."
-            )
-    if uncond is None:
-        return (None if cond is None else _recordable(cond.to(prior.device))), None, scale
-    if cond is None:
-        raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
-    if cond.shape[1:] != uncond.shape[1:]:
-        raise ValueError(
-            f"cond and uncond must have the same shape a view, got {shape_text(cond.shape[1:])} and "
-            f"{shape_text(uncond.shape[1:])}."
-        )
-    cond, uncond = _recordable(cond.to(prior.device)), _recordable(uncond.to(prior.device))
-    return cond, (uncond if scale != 1.0 else None), scale
+        if value is not None:
+            conditions.check_condition(name, value, canvas.num_views)
+    if uncond is not None:
+        if cond is None:
+            raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
+        conditions.check_alike(cond, uncond)
+    if scale == 1.0:
+        uncond = None
+    cond, uncond = conditions.both(lambda member: _recordable(member.to(prior.device)), cond, uncond)
+    return cond, uncond, scale
 
 
 def _recordable(x: torch.Tensor) -> torch.Tensor:

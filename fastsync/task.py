@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from .canvases import Canvas
+from .conditions import Condition
 from .errors import check_choice, check_int, check_number, shown
 from .methods import (
     Independent,
@@ -22,6 +23,7 @@ from .methods import (
     SyncVC,
 )
 from .priors import DeepFloydPrior, DiffusersPrior
+from .priors.backdrop import BackdropPrior
 from .sampler import SyncOutput, sample
 from .scheduling import Order
 from .stats import Stats
@@ -35,6 +37,8 @@ METHODS: dict[str, type[Method]] = {
     "stochsync": StochSync,
     "independent": Independent,
 }
+# A task's part of the conditions: from text embeddings (cond, uncond) and the run's generator to what a prior takes.
+Conditioner = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[Condition, Condition]]
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 
@@ -151,7 +155,7 @@ def check_prompts(prompt: str | Sequence[str], count: int, view: str) -> list[st
 
 
 def run(
-    prior: DiffusersPrior | DeepFloydPrior,
+    prior: DiffusersPrior | DeepFloydPrior | BackdropPrior,
     canvas: Canvas,
     method: Method,
     prompts: Sequence[str],
@@ -159,6 +163,7 @@ def run(
     parameters: Mapping[str, Any],
     guidance_scale: float,
     options: Options,
+    conditioner: Conditioner | None = None,
 ) -> SyncPipelineOutput:
     """Sample ``canvas`` and paint the result.
 
@@ -167,6 +172,8 @@ def run(
         paint: makes the pictures [n, 3, H, W], about [-1, 1], of the sampled output.
         parameters: of the task itself; those of the options are added.
         guidance_scale: where the options give none.
+        conditioner: adds to the text's embeddings what else the prior is told; draws from the generator before the
+            sampler does.
     """
     seed, generator = options.get("seed"), options.get("generator")
     if generator is None:
@@ -179,13 +186,14 @@ def run(
     output_type = options.get("output_type", "pil")
     cond, uncond = prior.encode_prompt(list(prompts), negative)
     try:
+        given = (cond, uncond) if conditioner is None else conditioner(cond, uncond, generator)
         out = sample(
             prior,
             canvas,
             method,
-            cond=cond,
+            cond=given[0],
             # diffusers' rule: guidance is on above 1.
-            uncond=uncond if guidance > 1 else None,
+            uncond=given[1] if guidance > 1 else None,
             guidance_scale=guidance,
             num_inference_steps=steps,
             eta=eta,

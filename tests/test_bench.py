@@ -7,7 +7,7 @@ import torch
 
 from bench import ops as bench_ops
 from bench import report, workloads
-from bench.test_ops import _backend
+from bench.race import forced
 
 SMALLEST = dict(reversed(workloads.names("cpu")))
 
@@ -18,7 +18,7 @@ def test_all_variants_compute_the_same(op):
     results = {}
     for variant in workload.variants:
         if variant.name != "copy" and not variant.optional:
-            with _backend(variant):
+            with forced(variant):
                 out = variant.run()
             results[variant.name] = (out,) if isinstance(out, torch.Tensor) else tuple(out)
     assert len(results) >= 2 and workload.moved > 0

@@ -3,8 +3,24 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, IFPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    IFPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
 
 from fastsync.zoo import pixel_models
 
@@ -115,4 +131,57 @@ def make_pipeline(
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
         part.eval()
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
+
+
+def make_controlnet(unet: UNet2DConditionModel, seed: int = 0, **changes: Any) -> ControlNetModel:
+    """One for pictures of ``SCALE`` pixels a cell. Fresh ones are without effect, so this one is shaken."""
+    settings = {"conditioning_embedding_out_channels": (4, 8), **changes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ControlNetModel.from_unet(unet, **settings).eval()
+        with torch.no_grad():
+            for part in (net.controlnet_cond_embedding, net.controlnet_down_blocks, net.controlnet_mid_block):
+                for p in part.parameters():
+                    p.add_(0.3 * torch.randn_like(p))
+    return net
+
+
+def make_control_pipeline(
+    *, controlnet: Any = None, dtype: torch.dtype = torch.float32, **settings: Any
+) -> StableDiffusionControlNetPipeline:
+    """``make_pipeline``'s, with a ControlNet."""
+    plain = make_pipeline(**settings)
+    net = make_controlnet(plain.unet) if controlnet is None else controlnet
+    pipe = StableDiffusionControlNetPipeline(**plain.components, controlnet=net, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
+
+
+def make_depth_pipeline(*, dtype: torch.dtype = torch.float32, **settings: Any) -> StableDiffusionDepth2ImgPipeline:
+    """A pipeline whose UNet takes depth as a fifth channel, with a depth estimator that nobody asks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet = make_unet(in_channels=5)
+        estimator = DPTForDepthEstimation(
+            DPTConfig(
+                hidden_size=8,
+                num_hidden_layers=4,
+                num_attention_heads=2,
+                intermediate_size=8,
+                image_size=PIXELS,
+                patch_size=8,
+                backbone_out_indices=[0, 1, 2, 3],
+                neck_hidden_sizes=[4, 4, 4, 4],
+                fusion_hidden_size=4,
+                reassemble_factors=[1, 1, 1, 0.5],
+            )
+        ).eval()
+    parts = make_pipeline(unet=unet, **settings).components
+    pipe = StableDiffusionDepth2ImgPipeline(
+        **{k: parts[k] for k in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")},
+        depth_estimator=estimator,
+        feature_extractor=DPTImageProcessor(size={"height": PIXELS, "width": PIXELS}),
+    )
+    pipe.set_progress_bar_config(disable=True)
     return pipe if dtype == torch.float32 else pipe.to(dtype)

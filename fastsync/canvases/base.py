@@ -65,6 +65,7 @@ class Canvas(Protocol):
         size: (H, W) of the canvas.
         signs: [N], ±1, where some views show the canvas's negative; None elsewhere.
         whiteness: what becomes of noise, :data:`Whiteness`.
+        foreground: bool [N, 1, h, w], where views show the canvas; None: everywhere. Elsewhere ``project`` gives 0.
     """
 
     num_views: int
@@ -74,6 +75,9 @@ class Canvas(Protocol):
 
     @property
     def view_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def foreground(self) -> torch.Tensor | None: ...
 
     @property
     def coverage(self) -> torch.Tensor:

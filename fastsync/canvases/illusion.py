@@ -40,6 +40,7 @@ class IllusionCanvas:
         everything = torch.arange(h * w)
         orthogonal = all(torch.equal(cells.flatten().sort().values, everything) for cells in self._index)
         self.whiteness: Whiteness = "exact" if orthogonal else "none"
+        self.foreground: torch.Tensor | None = None
         signs = torch.tensor([float(view.sign) for view in self.views])
         self.signs = signs if bool((signs < 0).any()) else None
         ones = torch.ones(self.num_views, h, w, 1)

@@ -32,6 +32,7 @@ class MaskCanvas:
 
     signs: torch.Tensor | None = None
     whiteness: Whiteness = "exact"
+    foreground: torch.Tensor | None = None
 
     def __init__(self, masks: torch.Tensor) -> None:
         if not isinstance(masks, torch.Tensor) or masks.ndim != 4 or masks.shape[1] != 1 or not masks.numel():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -52,6 +53,12 @@ class ResampledCanvas(ABC):
         self.view_shape: tuple[int, ...] = window
         self._taps, self._own, self._unseen, self._damping = taps, own, unseen, damping
         self._holes, self._hole_taps = holes, hole_taps
+        self._means: dict[tuple[torch.device, torch.dtype], _Mean] = {}
+
+    @property
+    def foreground(self) -> torch.Tensor | None:
+        """bool [N, 1, h, w], where views show the canvas; None: everywhere."""
+        return None
 
     @property
     def coverage(self) -> torch.Tensor:
@@ -95,7 +102,8 @@ class ResampledCanvas(ABC):
             iterations: of ``"cg"``.
         """
         self._check_views(views)
-        check_choice("solver", solver, ("splat", "cg"))
+        if check_choice("solver", solver, ("splat", "cg")) == "splat" and weights is None:
+            return self._mean(views).merge(views, previous)
         weights = views.new_ones(self.window) if weights is None else check_tensor("weights", weights).to(views)
         if weights.shape == self.window:
             weights = weights.expand(self.num_views, 1, *self.window)
@@ -115,19 +123,49 @@ class ResampledCanvas(ABC):
             z = torch.where(seen, z, previous)
         return self._between(z, views, weights)
 
+    def _mean(self, views: torch.Tensor) -> _Mean:
+        """The normalised splat with the canvas's own weights, made once for each device and precision."""
+        key = (views.device, torch.promote_types(views.dtype, torch.float32))
+        if key not in self._means:
+            weights = self._weighted(torch.ones(self.num_views, 1, *self.window, device=key[0], dtype=key[1]))
+            taps = self._on(views.device)
+            total = ops.splat(weights, taps)
+            seen = total > self._unseen * weights.max()
+            share = torch.where(seen, 1 / total, 0).flatten()[taps.index.clamp_min(0).long()]
+            scaled = replace(
+                taps,
+                weight=taps.weight * weights.permute(0, 2, 3, 1) * share,
+                start=None,
+                pixel=None,
+                sorted_weight=None,
+            )
+            part = self._hole_taps.weight[0, :, 0].to(*key) * weights.flatten()[self._hole_taps.index[0, :, 0].long()]
+            there = part.sum(1) > 0
+            self._means[key] = _Mean(
+                # On a CPU sums have the same bits in every run as it is.
+                scaled.sort() if taps.start is not None and key[0].type == "cuda" else scaled,
+                seen,
+                self._holes[there],
+                self._hole_taps.index[0, there, 0].long(),
+                part[there] / part[there].sum(1, keepdim=True),
+            )
+        return self._means[key]
+
     def _weighted(self, weights: torch.Tensor) -> torch.Tensor:
         """Weights [N, 1, h, w] times the canvas's own."""
         return weights
 
     def _between(self, z: torch.Tensor, views: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The canvas with the cells between pixels filled in, where those have weight."""
-        if self._holes.device != z.device:
-            self._holes, self._hole_taps = self._holes.to(z.device), self._hole_taps.to(z.device)
+        self._on(z.device)
+        index, taps = self._hole_taps.index[0, :, 0].long(), self._hole_taps.weight[0, :, 0]
+        # Confidence times a tap's weight is too small a number for half precision.
+        part = taps.to(torch.promote_types(weights.dtype, torch.float32)) * weights.flatten()[index]
+        total = part.sum(1)
+        between = _gathered(views, index, part / total.where(total > 0, 1)[:, None])
         flat = z.flatten(2)
-        weight = ops.resample(stacked(weights), self._hole_taps)[..., 0]
-        between = ops.resample(stacked(weights * views), self._hole_taps)[..., 0] / weight.where(weight > 0, 1)
-        between = torch.where(weight > 0, between, flat[:, :, self._holes])
-        return flat.index_copy(2, self._holes, between).reshape(z.shape)
+        between = torch.where(total > 0, between.to(z.dtype), flat[0, :, self._holes])
+        return flat.index_copy(2, self._holes, between[None]).reshape(z.shape)
 
     def _least_squares(
         self,
@@ -194,10 +232,48 @@ class ResampledCanvas(ABC):
             raise ValueError(f"views must be [{self.num_views}, C, {self.window[0]}, {self.window[1]}], got {got}.")
 
     def _on(self, device: torch.device) -> ops.Taps:
-        """The views' table on a device; moved there once."""
+        """The views' table on a device; moved there once, with that of the cells between pixels."""
         if self._taps.index.device != device:
             self._taps = self._taps.to(device)
+            self._holes, self._hole_taps = self._holes.to(device), self._hole_taps.to(device)
         return self._taps
+
+
+@dataclass(frozen=True, eq=False)
+class _Mean:
+    """The normalised splat as one linear map: the table's weights divided by what they sum to in each cell.
+
+    Attributes:
+        taps: that table.
+        seen: bool [1, 1, H, W], the cells that pixels reach.
+        holes: int64 [M], flat cells between pixels.
+        index, weight: [M, K], the flat pixels of the stacked views that those take, int64, and their shares.
+    """
+
+    taps: ops.Taps
+    seen: torch.Tensor
+    holes: torch.Tensor
+    index: torch.Tensor
+    weight: torch.Tensor
+
+    def merge(self, views: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
+        """The canvas [1, C, H, W] of views [N, C, h, w]; unseen cells are ``previous``, or 0."""
+        z = ops.splat(views, self.taps)
+        if previous is not None:
+            z = torch.where(self.seen, z, previous)
+        between = _gathered(views, self.index, self.weight).to(z.dtype)
+        z.view(1, z.shape[1], -1)[0].index_copy_(1, self.holes, between)  # z is ours
+        return z
+
+
+def _gathered(views: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``sum_k weight[m, k] views[index[m, k]]`` [C, M] of flat pixels of the stacked views [N, C, h, w].
+
+    Few pixels are read here: gathering them costs less than a table's pass over all views.
+    """
+    pixels = views.shape[2] * views.shape[3]
+    colours = views.flatten(2).transpose(1, 2)[index // pixels, index % pixels]
+    return (weight[..., None] * colours).sum(1).T
 
 
 def covered(taps: ops.Taps) -> torch.Tensor:

@@ -43,6 +43,7 @@ class WideCanvas:
 
     signs: torch.Tensor | None = None
     whiteness: Whiteness = "exact"
+    foreground: torch.Tensor | None = None
 
     def __init__(
         self,

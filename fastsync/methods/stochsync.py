@@ -329,15 +329,17 @@ def _lean(table: StepTable) -> list[float]:
 
 
 def _painted(run: Run) -> torch.Tensor:
-    """[N, 1, h, w], 1 where views show what has been painted, be it by others."""
+    """[N, 1, h, w], 1 where views show what has been painted, be it by others; beside the canvas, by themselves."""
     canvas, done, dtype, device = run.canvas, run.prepared.done, run.dtype, run.device
     if len(done) in (0, canvas.num_views):
         return torch.full(
             (canvas.num_views, 1, *run.prior.view_shape[1:]), float(bool(done)), dtype=dtype, device=device
         )
     # Where views show the canvas's negative, its ones are -1 in them.
-    ones = canvas.project(torch.ones(1, 1, *canvas.size, dtype=dtype, device=device))
-    seen = canvas.project(canvas.merge(ones, _only(list(done), ones))) * ones
+    whole = torch.ones(canvas.num_views, 1, *canvas.view_shape[-2:], dtype=dtype, device=device)
+    ones = run.shown(torch.ones(1, 1, *canvas.size, dtype=dtype, device=device), whole)
+    own = _only(list(done), ones)
+    seen = run.shown(canvas.merge(ones, own), own) * ones
     painted = (seen > 0.999).to(dtype)
     scale = painted.shape[-1] // run.prior.view_shape[-1]
     # A latent cell is painted if all its pixels are.
@@ -363,7 +365,7 @@ def _paint(run: Run, views: list[int], latents: torch.Tensor, pixels: torch.Tens
     state.views[views] = pixels
     state.done.update(views)
     state.z = run.canvas.merge(state.views, _only(views, state.views), previous=state.z)
-    state.views = run.canvas.project(state.z)
+    state.views = run.shown(state.z, state.views)
     if run.pixels:
         state.latents[views] = latents
     else:

@@ -33,7 +33,8 @@ class SyncTweedies(Method):
         """Step all views with the merged estimate and the eps that belongs to it."""
         work = [(i, step) for i in range(run.canvas.num_views)]
         x = run.states(work)
-        x0 = run.canvas.project(run.canvas.merge(torch.stack([run.prepared[i] for i, _ in work])))
+        clean = torch.stack([run.prepared[i] for i, _ in work])
+        x0 = run.shown(run.canvas.merge(clean), clean)
         # The merged estimate is read as a prediction of x0, which has its own eps.
         prediction = Prediction(*ops.cfg_tweedie(x0, None, x, run.at("a", work), run.at("b", work), 1.0, "sample"))
         run.advance(work, run.step(prediction, work), x0)

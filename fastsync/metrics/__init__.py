@@ -8,12 +8,15 @@ from .coherence import (
     intersection,
     overlap_disagreement,
 )
+from .surface import detail, view_disagreement
 
 __all__ = [
     "chi_square",
     "crispness",
+    "detail",
     "histogram_distance",
     "hsv_histogram",
     "intersection",
     "overlap_disagreement",
+    "view_disagreement",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from .. import ops
+from .. import conditions, ops
+from ..conditions import Condition
 from ..diffusion import NoiseSchedule
 from ..errors import shown
 
@@ -45,8 +46,8 @@ class Prior(Protocol):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor | None,
+        cond: Condition | None,
+        uncond: Condition | None,
         guidance_scale: float,
     ) -> Prediction:
         """Guided estimates at noisy views x [B, C, h, w] and times t [B]; differentiable in x."""
@@ -61,12 +62,39 @@ class Prior(Protocol):
         ...
 
 
+@runtime_checkable
+class DepthConditioned(Prior, Protocol):
+    """A prior whose network sees the depth of what it is to paint beside the prompt.
+
+    Attributes:
+        window: (h, w) of a view in the prior's own units.
+        scale: pixels of a view for each of them.
+    """
+
+    window: tuple[int, int]
+
+    @property
+    def scale(self) -> int: ...
+
+    def with_control(
+        self, cond: torch.Tensor, uncond: torch.Tensor | None, depth: torch.Tensor
+    ) -> tuple[Condition, Condition | None]:
+        """Text conditions with the views' depth, as ``sample`` takes them.
+
+        Args:
+            cond, uncond: what ``encode_prompt`` gave; ``uncond`` None without guidance.
+            depth: [N, 1, H, W] or [1, 1, H, W], a view's size in pixels, from 0 (background) to 1 (nearest), linear in
+                inverse depth.
+        """
+        ...
+
+
 class NetworkPrior:
     """Shared by priors that call a raw network: runs guidance's two halves in one batch and converts the output."""
 
     schedule: NoiseSchedule
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
         """Raw output [B, C, h, w] at noisy views x and times t [B], in the schedule's prediction type."""
         raise NotImplementedError
 
@@ -74,8 +102,8 @@ class NetworkPrior:
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None,
-        uncond: torch.Tensor | None,
+        cond: Condition | None,
+        uncond: Condition | None,
         guidance_scale: float,
     ) -> Prediction:
         """Guided estimates at x [B, C, h, w], t [B]; with ``uncond`` both halves run in one batch of 2 B rows.
@@ -85,27 +113,24 @@ class NetworkPrior:
         a, b = self.schedule.coefficients(t.expand(len(x)))
         return self.convert(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
 
-    def raw(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
-    ) -> torch.Tensor:
+    def raw(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None, uncond: Condition | None) -> torch.Tensor:
         """The network's own output [B, C, h, w]; with ``uncond`` [2 B, C, h, w], the unconditional half first."""
-        t, cond = self.joined(
-            t.expand(len(x)), *(c if c is None else c.expand(len(x), *c.shape[1:]) for c in (cond, uncond))
-        )
+        whole = conditions.both(lambda member: conditions.expand(member, len(x)), cond, uncond)
+        t, cond = self.joined(t.expand(len(x)), *whole)
         return self.raw_rows(x if uncond is None else torch.cat([x, x]), t, cond)
 
     @staticmethod
     def joined(
-        t: torch.Tensor, cond: torch.Tensor | None, uncond: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        t: torch.Tensor, cond: Condition | None, uncond: Condition | None
+    ) -> tuple[torch.Tensor, Condition | None]:
         """Times [B] and conditions [B, ...] of a batch as ``raw_rows`` takes them, both halves in one batch."""
         if uncond is None:
             return t, cond
         if cond is None:
             raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
-        return torch.cat([t, t]), torch.cat([uncond, cond])
+        return torch.cat([t, t]), conditions.each(lambda *halves: torch.cat(halves), uncond, cond)
 
-    def raw_rows(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def raw_rows(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
         """The network's own output for every row, times and conditions being as many as views."""
         raw = self.network(x, t, cond)
         if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:
@@ -123,6 +148,15 @@ class NetworkPrior:
         raw_uncond, raw_cond = raw.chunk(2) if len(raw) == 2 * len(x) else (None, raw)
         x0, eps = ops.cfg_tweedie(raw_cond, raw_uncond, x, a, b, guidance, self.schedule.prediction_type)
         return Prediction(self.schedule.clip(x0), eps)
+
+    def prepare_conditions(
+        self, cond: Condition | None, uncond: Condition | None, num_views: int
+    ) -> tuple[Condition | None, Condition | None]:
+        """Called once a run, inside of ``sampling()``: the conditions of all its views as ``network`` is to get them.
+
+        What a prior computes from conditions alone, whatever views and times are, it computes here.
+        """
+        return cond, uncond
 
     @contextmanager
     def sampling(self) -> Iterator[None]:

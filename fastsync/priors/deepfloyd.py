@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..conditions import Condition
 from .attention import AttentionSwitch
 from .compiling import Compiler
 from .unet import UNetPrior
@@ -51,7 +52,7 @@ class DeepFloydPrior(UNetPrior):
             )
         super().__init__(pipe, window, compiler, attention)
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
         """As every UNet's, without the variance."""
         return super().network(x, t, cond)[:, :3]
 

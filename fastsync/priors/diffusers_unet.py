@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 
+from .. import conditions
+from ..conditions import Condition
 from . import tiling
 from .attention import AttentionSwitch
 from .compiling import Compiler
+from .shared_attention import NeighbourLists, SharedAttention
 from .unet import UNetPrior
 
 # Settings of a UNet that takes more than a noisy latent, a time and a text.
@@ -32,12 +35,16 @@ class DiffusersPrior(UNetPrior):
         window: view size (h, w) in latent cells; the UNet's own ``sample_size`` if None.
         compiler: of the pipeline's UNet, which then runs compiled while it samples.
         attention: of the pipeline's UNet, which then computes its attention by it while it samples.
+        neighbours: for each view the views that its self-attention sees beside itself while it samples, e.g.
+            ``fastsync.priors.view_ring(8)``; all views then have to be in each network call. None: each sees itself.
 
     Raises:
         ValueError: for a pipeline of another class, with what it lacks or has too much of.
     """
 
     units = "latent cells"
+    _extra_channels: ClassVar[int] = 0  # of the UNet's input, beside the latents'
+    _has_controlnet: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class DiffusersPrior(UNetPrior):
         window: tuple[int, int] | None = None,
         compiler: Compiler | None = None,
         attention: AttentionSwitch | None = None,
+        neighbours: NeighbourLists | None = None,
     ) -> None:
         unet: Any = getattr(pipe, "unet", None)
         vae: Any = getattr(pipe, "vae", None)
@@ -57,19 +65,42 @@ class DiffusersPrior(UNetPrior):
                 "encoder): pass a StableDiffusionPipeline, or wrap your network with fastsync.FunctionPrior."
             )
         needs = [f"{key}={unet.config[key]!r}" for key in _EXTRA_CONDITIONS if unet.config.get(key) is not None]
-        if getattr(pipe, "controlnet", None) is not None:
-            needs.append("a ControlNet")
         if needs:
             raise ValueError(
                 f"the UNet of {type(pipe).__name__} needs conditions beside the prompt ({', '.join(needs)}), which is "
                 "not supported yet: pass an SD 1.x or 2.x pipeline, or wrap the network with fastsync.FunctionPrior."
             )
-        if unet.config.in_channels != vae.config.latent_channels:
+        if (getattr(pipe, "controlnet", None) is not None) != self._has_controlnet:
             raise ValueError(
-                f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels} "
-                "(an inpainting or depth model): pass a text-to-image pipeline."
+                f"{type(pipe).__name__} has {'no' if self._has_controlnet else 'a'} ControlNet, which "
+                f"{type(self).__name__} {'needs' if self._has_controlnet else 'would leave out'}: pass the pipeline to "
+                "fastsync.priors.wrap, which chooses."
+            )
+        if unet.config.in_channels != vae.config.latent_channels + self._extra_channels:
+            raise ValueError(
+                f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels}, "
+                f"where {type(self).__name__} adds {self._extra_channels} (inpainting takes 5 more and depth 1): pass "
+                "a text-to-image or depth pipeline to fastsync.priors.wrap, which chooses."
             )
         super().__init__(pipe, window, compiler, attention)
+        self.sharing = None if neighbours is None else SharedAttention(unet, neighbours)
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+        """The network at noisy views x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
+        if self.sharing is None or not self.sharing.active:
+            return self._conditioned(x, t, cond)
+        cond, order = self.sharing.ordered(cond)
+        return self._conditioned(x[order], t[order], conditions.each(lambda c: c[order], cond))[order.argsort()]
+
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+        """The network by its own conditions, whatever the rows' order."""
+        return super().network(x, t, cond)
+
+    def prepare_conditions(
+        self, cond: Condition | None, uncond: Condition | None, num_views: int
+    ) -> tuple[Condition | None, Condition | None]:
+        """Where self-attention is shared, conditions with the labels of their views."""
+        return (cond, uncond) if self.sharing is None else self.sharing.labelled(cond, uncond, num_views)
 
     @property
     def scale(self) -> int:
@@ -112,7 +143,9 @@ class DiffusersPrior(UNetPrior):
         if previous is not None:
             hook.prev_module_hook = None
         try:
-            with super().sampling():
+            sharing = nullcontext() if self.sharing is None else self.sharing.on(self.device)
+            # Inside: it goes on top of what `attention` has set.
+            with super().sampling(), sharing:
                 yield
         finally:
             if previous is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..conditions import Condition
 from ..diffusion import NoiseSchedule
 from ..errors import check_device, check_int, shape_text, shown
 from .base import NetworkPrior
@@ -20,7 +21,8 @@ class FunctionPrior(NetworkPrior):
     Args:
         eps_fn: the network; its output is read as the scheduler's ``prediction_type`` says (epsilon by default). Times
             are int64 on discrete schedules and float on flow schedules; ``cond`` is None if none was given to
-            ``sample``. With guidance it is called once with both halves in a batch, the unconditional half first.
+            ``sample``, and a tuple of tensors [B, ...] if a tuple was. With guidance it is called once with both halves
+            in a batch, the unconditional half first.
         scheduler: a diffusers scheduler; see :class:`fastsync.diffusion.NoiseSchedule`.
         view_shape: (C, h, w).
         device, dtype: where states live and what noise is drawn in when no latents are given. States are float32 or
@@ -49,7 +51,7 @@ class FunctionPrior(NetworkPrior):
         self.device = check_device("device", device)
         self.dtype = dtype
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
         """Raw output of ``eps_fn``, checked for its shape."""
         raw = self.eps_fn(x.to(self.dtype) if self.dtype.itemsize < 4 else x, t, cond)
         if not isinstance(raw, torch.Tensor) or raw.shape != x.shape:

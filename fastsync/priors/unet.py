@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..conditions import Condition
 from ..diffusion import NoiseSchedule
 from ..errors import check_pair
 from .attention import AttentionSwitch
@@ -58,11 +59,19 @@ class UNetPrior(NetworkPrior):
         """What the UNet computes in."""
         return self.pipe.unet.dtype
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
         """The UNet at noisy views x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
-        if cond is None:
-            raise ValueError("cond is None, but the UNet needs text embeddings: pass prior.encode_prompt(prompt)[0].")
-        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype), return_dict=False)[0]
+        if not isinstance(cond, torch.Tensor):
+            got = "None" if cond is None else f"a tuple of {len(cond)} tensors"
+            raise ValueError(
+                f"cond is {got}, but the UNet needs text embeddings alone: pass prior.encode_prompt(prompt)[0]."
+            )
+        return self._unet(x, t, cond)
+
+    def _unet(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **residuals: Any) -> torch.Tensor:
+        """The UNet in its own dtype; ``residuals`` are what a ControlNet adds to it."""
+        text = text.to(self.dtype)
+        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=text, return_dict=False, **residuals)[0]
 
     def deep_features(self) -> DeepFeatures:
         """A new, empty keeper of the UNet's deep features, for one batch of views.

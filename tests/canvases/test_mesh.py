@@ -374,3 +374,32 @@ def test_what_makes_no_sense_is_refused():
         canvas.bake(torch.zeros(3, 2, 8, 8))
     with pytest.raises(ValueError, match="solver must be one of"):
         canvas.bake(torch.zeros(2, 2, 8, 8), solver="qr")
+
+
+# ---- the merge without weights, one table's pass -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mesh", "panorama"])
+@pytest.mark.parametrize("given", ["nothing", "previous"])
+def test_the_merge_without_weights_is_that_with_weights_of_one(kind, given):
+    if kind == "mesh":
+        canvas = fs.MeshCanvas(shapes.sphere(), view_size=24)
+    else:
+        canvas = fs.PanoramaCanvas((48, 96), [(a, 0.0, 80.0) for a in (0, 60, 120, 200)], (16, 16))
+    views = randn(canvas.num_views, 3, *canvas.view_shape)
+    previous = randn(1, 3, *canvas.size) if given == "previous" else None
+    ones = torch.ones(canvas.view_shape, dtype=torch.float64)
+    expected = canvas.merge(views, ones, previous=previous)
+    for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 4e-3)):
+        got = canvas.merge(views.to(dtype), previous=None if previous is None else previous.to(dtype))
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), expected, atol=atol, rtol=atol)
+
+
+def test_the_merge_without_weights_is_linear_and_differentiable():
+    cameras = [(0.0, 0.0), (120.0, 0.0), (240.0, 20.0)]
+    canvas = fs.MeshCanvas(shapes.sphere(6, 12), cameras, view_size=5)
+    x = randn(len(cameras), 1, 5, 5).requires_grad_()
+    assert torch.autograd.gradcheck(canvas.merge, x)
+    other = randn(len(cameras), 1, 5, 5, seed=3)
+    torch.testing.assert_close(canvas.merge(x + 2 * other), canvas.merge(x) + 2 * canvas.merge(other))

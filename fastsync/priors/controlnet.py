@@ -1,0 +1,147 @@
+"""Stable Diffusion pipelines with a ControlNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..conditions import Condition
+from ..errors import check_number
+from .attention import AttentionSwitch
+from .base import frozen
+from .compiling import Compiler
+from .controlled import ControlledPrior
+from .reuse import DeepFeatures
+from .shared_attention import NeighbourLists
+
+
+class ControlNetPrior(ControlledPrior):
+    """The prior inside a ``StableDiffusionControlNetPipeline`` with one ControlNet, on its device, in its dtype.
+
+    ``cond = (text [N, L, D], control [N, 3, H, W])``, pictures in [0, 1] of a view's size in pixels, as the ControlNet
+    was trained on; ``with_control`` makes them of depth. What the ControlNet makes of a picture before it sees a noisy
+    view is computed once a view and run.
+
+    Args:
+        pipe: e.g. SD 1.5 with ``lllyasviel/control_v11f1p_sd15_depth``.
+        conditioning_scale: what the ControlNet's residuals are multiplied by.
+        window, compiler, attention, neighbours: as in :class:`fastsync.DiffusersPrior`, of the UNet.
+
+    Raises:
+        ValueError: for a pipeline of another class, several ControlNets, or one of another kind.
+    """
+
+    _has_controlnet = True
+
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        conditioning_scale: float = 1.0,
+        window: tuple[int, int] | None = None,
+        compiler: Compiler | None = None,
+        attention: AttentionSwitch | None = None,
+        neighbours: NeighbourLists | None = None,
+    ) -> None:
+        self.conditioning_scale = check_number("conditioning_scale", conditioning_scale)
+        super().__init__(pipe, window=window, compiler=compiler, attention=attention, neighbours=neighbours)
+        kind = type(self._controlnet).__name__
+        if kind != "ControlNetModel":
+            raise ValueError(
+                f"{type(pipe).__name__} has a ControlNet of class {kind}, and one of class ControlNetModel is needed: "
+                "pass a StableDiffusionControlNetPipeline with a single ControlNet, e.g. for depth."
+            )
+        config, text_width = self._controlnet.config, pipe.unet.config.cross_attention_dim
+        if config.global_pool_conditions:
+            raise ValueError(
+                "the ControlNet pools its condition over the picture (global_pool_conditions, as `shuffle` does), so "
+                "it cannot place anything: pass one for depth."
+            )
+        if config.cross_attention_dim != text_width:
+            raise ValueError(
+                f"the ControlNet reads text states of width {config.cross_attention_dim} and the UNet of {text_width}: "
+                "pass a ControlNet that was trained for this version of Stable Diffusion."
+            )
+        self._as_it_is = torch.nn.Identity()
+
+    @property
+    def control_shape(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+        height, width = (self.scale * side for side in self.window)
+        return (self._controlnet.config.conditioning_channels, height, width)
+
+    def deep_features(self) -> DeepFeatures:
+        """Not with a ControlNet, which is half of the network.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "feature_reuse=True leaves out the UNet's deeper levels, to which a ControlNet adds its own: use "
+            "feature_reuse=False."
+        )
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """As without a ControlNet, which is frozen as well."""
+        with frozen(self._controlnet), super().sampling():
+            yield
+
+    @property
+    def _controlnet(self) -> Any:
+        """The model itself where it has been compiled."""
+        return getattr(self.pipe.controlnet, "_orig_mod", self.pipe.controlnet)
+
+    def _control(self, depth: torch.Tensor) -> torch.Tensor:
+        return depth.expand(-1, self.control_shape[0], -1, -1)
+
+    def _prepared(self, control: torch.Tensor) -> torch.Tensor:
+        """The embedding [N, F, h, w] of pictures, one after the other: their maps are as large as the pictures."""
+        control, net = super()._prepared(control), self._controlnet
+        hook = getattr(net, "_hf_hook", None)
+        if hook is not None:  # accelerate's, which loads an offloaded model
+            hook.pre_forward(net)
+        with torch.no_grad():
+            pictures = self._flipped(control.to(self.device, net.dtype)).split(1)
+            return self._flipped(torch.cat([net.controlnet_cond_embedding(picture) for picture in pictures]))
+
+    def _flipped(self, control: torch.Tensor) -> torch.Tensor:
+        """With channels as the ControlNet's own forward is about to flip them, whatever they are."""
+        return control.flip(1) if self._controlnet.config.controlnet_conditioning_channel_order == "bgr" else control
+
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+        """ControlNet and UNet at noisy views x [B, C, h, w] and their controls, embedded or not."""
+        text, control = self._parts(cond)
+        dtype = self._controlnet.dtype
+        embedded = control.shape[1] != self.control_shape[0]
+        with self._embedding_known(embedded):
+            down, middle = self.pipe.controlnet(
+                x.to(dtype),
+                t,
+                encoder_hidden_states=text.to(dtype),
+                controlnet_cond=control.to(dtype),
+                conditioning_scale=self.conditioning_scale,
+                return_dict=False,
+            )
+        return self._unet(
+            x,
+            t,
+            text,
+            down_block_additional_residuals=[residual.to(self.dtype) for residual in down],
+            mid_block_additional_residual=middle.to(self.dtype),
+        )
+
+    @contextmanager
+    def _embedding_known(self, known: bool) -> Iterator[None]:
+        """Within, the ControlNet takes its control as it is where that is embedded already."""
+        net = self._controlnet
+        own = net.controlnet_cond_embedding
+        if known:
+            net.controlnet_cond_embedding = self._as_it_is
+        try:
+            yield
+        finally:
+            net.controlnet_cond_embedding = own

@@ -1,0 +1,49 @@
+"""Stable Diffusion pipelines whose UNet takes a map of depth as one more channel of its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..conditions import Condition
+from .controlled import ControlledPrior
+
+
+class DepthPrior(ControlledPrior):
+    """The prior inside a ``StableDiffusionDepth2ImgPipeline``, such as ``stabilityai/stable-diffusion-2-depth``.
+
+    ``cond = (text [N, L, D], depth [N, 1, h, w])``, the depth of each view in latent cells, from -1 (its farthest
+    point) to 1 (its nearest), linear in inverse depth; ``with_control`` makes it. Arguments and the rest are those of
+    :class:`fastsync.DiffusersPrior`. The pipeline's depth estimator is not used, and may be None.
+    """
+
+    _extra_channels = 1
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a view in latent cells, without the depth."""
+        return (self.pipe.vae.config.latent_channels, *self.window)
+
+    @property
+    def control_shape(self) -> tuple[int, int, int]:
+        """(1, h, w)."""
+        return (1, *self.window)
+
+    def _control(self, depth: torch.Tensor) -> torch.Tensor:
+        """As diffusers' ``prepare_depth_map``; a view of constant depth is all background."""
+        depth = depth.to(torch.promote_types(depth.dtype, torch.float32))
+        cells = torch.nn.functional.interpolate(depth, self.window, mode="bicubic", align_corners=False)
+        low, high = cells.amin((1, 2, 3), keepdim=True), cells.amax((1, 2, 3), keepdim=True)
+        return torch.where(high > low, 2 * (cells - low) / (high - low) - 1, -1.0)
+
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+        """The UNet at noisy views x [B, C, h, w] and their depth."""
+        text, depth = self._parts(cond)
+        return self._unet(torch.cat([x, depth.to(x)], 1), t, text)
+
+
+def is_depth(pipe: Any) -> bool:
+    """Whether the UNet of a pipeline takes one channel more than its VAE gives."""
+    unet, vae = (getattr(getattr(pipe, part, None), "config", None) for part in ("unet", "vae"))
+    return unet is not None and vae is not None and unet.in_channels == vae.latent_channels + 1

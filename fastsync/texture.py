@@ -1,0 +1,180 @@
+"""The task of texturing a mesh: views under depth control, and the texture baked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .canvases import MeshCanvas
+from .conditions import Condition
+from .errors import check_int, check_number, shown
+from .geometry import Camera, TexturedMesh, depth_maps, unwrap
+from .geometry.sight import Rasterizer
+from .methods import Method
+from .priors import DepthConditioned
+from .priors.backdrop import BackdropPrior
+from .sampler import SyncOutput
+from .task import Options, SyncPipelineOutput, check_prompts, run
+
+TEXTURE_SIZE = 1024
+BESIDE_EDGES = 1e-3  # weight of a pixel whose colour the decoder mixed with what is beside the object
+_SMALLEST, _LARGEST = 16, 8192
+
+
+@dataclass(frozen=True)
+class SyncTextureOutput(SyncPipelineOutput):
+    """What :meth:`fastsync.SyncPipeline.texture` returns: the texture is the picture.
+
+    Attributes:
+        textured: the mesh with its texture, to be saved (:class:`fastsync.geometry.TexturedMesh`).
+        pictures: the sampled views, decoded, PIL images; what they show in common the texture is made of.
+    """
+
+    textured: TexturedMesh
+    pictures: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class TextureOptions:
+    """What :meth:`fastsync.SyncPipeline.texture` takes beside mesh, prompt and the options of all tasks, checked."""
+
+    cameras: Sequence[Camera | tuple[float, ...]] | None
+    texture_size: int
+    view_prompts: bool
+    reunwrap: bool
+    rasterizer: Rasterizer
+    shared_attention: bool
+    conditioning_scale: float
+
+    def __post_init__(self) -> None:
+        if check_int("texture_size", self.texture_size, minimum=_SMALLEST) > _LARGEST:
+            raise ValueError(f"texture_size must be at most {_LARGEST}, got {self.texture_size}: choose a smaller one.")
+        for name in ("view_prompts", "reunwrap", "shared_attention"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {shown(getattr(self, name))}.")
+        check_number("conditioning_scale", self.conditioning_scale)
+
+
+def texture(
+    make_prior: Callable[..., Any],
+    name: str,
+    mesh: Any,
+    prompt: str | Sequence[str],
+    given: TextureOptions,
+    method: Method,
+    guidance_scale: float,
+    options: Options,
+) -> SyncTextureOutput:
+    """As :meth:`fastsync.SyncPipeline.texture`.
+
+    Args:
+        make_prior: a pipeline's prior, with ``conditioning_scale`` and ``neighbours`` as :func:`fastsync.priors.wrap`
+            takes them.
+        name: of the model, for the output's parameters.
+    """
+    if options.get("output_type") == "latent":
+        raise ValueError(
+            "output_type must be 'pil', 'np' or 'pt' for a texture, got 'latent', which has no texture: the latents of "
+            "the views are in the output's views anyway."
+        )
+    prior = make_prior(conditioning_scale=given.conditioning_scale)
+    if not isinstance(prior, DepthConditioned):
+        raise ValueError(
+            "texture() needs a model that is shown the mesh's depth, and this one is not: use "
+            "SyncPipeline.from_zoo('scenes-depth'), or from_pretrained(model, controlnet=a ControlNet of depth)."
+        )
+    progress, scale = options.get("progress", True), prior.scale
+    placed = unwrap(mesh, reunwrap=given.reunwrap, progress=progress)
+    pixels = (prior.window[0] * scale, prior.window[1] * scale)
+    # What a texture is made of in the end; and what tells the model of the mesh.
+    fine = MeshCanvas(placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress)
+    canvas = fine
+    if not method.pixels:
+        canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
+    if given.shared_attention:
+        prior = make_prior(conditioning_scale=given.conditioning_scale, neighbours=nearest_views(fine.cameras))
+    texts = check_prompts(prompt, canvas.num_views, "camera")
+    if given.view_prompts and len(texts) == 1:
+        texts = [f"{texts[0]}, {camera.side} view" for camera in canvas.cameras]
+    beside = torch.nn.functional.max_pool2d(fine.foreground.float(), scale) == 0
+
+    def conditioner(
+        cond: torch.Tensor, uncond: torch.Tensor, generator: torch.Generator
+    ) -> tuple[Condition, Condition]:
+        colours = torch.rand(canvas.num_views, 3, 1, 1, generator=generator, device=generator.device)
+        flat = (2 * colours - 1).expand(-1, -1, *pixels).to(prior.device)
+        with torch.no_grad():
+            grounds = torch.cat([prior.encode(part).float() for part in flat.split(4)])
+        told = prior.with_control(cond, uncond, depth_maps(fine.sight).to(prior.device))
+        a, b = (BackdropPrior.with_backdrop(c, grounds, beside.to(prior.device)) for c in told)
+        return a, b
+
+    found: dict[str, torch.Tensor] = {}
+
+    def paint(out: SyncOutput) -> torch.Tensor:
+        views = out.views if method.pixels else torch.cat([prior.decode(part) for part in out.views.split(4)])
+        found["views"] = views.float().clamp(-1, 1).cpu()
+        found["texture"] = bake(fine, found["views"], given.texture_size, scale)
+        return found["texture"]
+
+    out = run(
+        BackdropPrior(prior),
+        canvas,
+        method,
+        texts,
+        paint,
+        {
+            "task": "texture",
+            "model": name,
+            "mesh": str(mesh) if isinstance(mesh, str) or hasattr(mesh, "__fspath__") else type(mesh).__name__,
+            "mesh_digest": placed.digest,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "cameras": [[c.azimuth, c.elevation, c.distance, c.fov, c.orthographic] for c in canvas.cameras],
+            "texture_size": given.texture_size,
+            "view_prompts": given.view_prompts,
+            "reunwrap": given.reunwrap,
+            "rasterizer": given.rasterizer,
+            "shared_attention": given.shared_attention,
+            "conditioning_scale": given.conditioning_scale,
+        },
+        guidance_scale,
+        options,
+        conditioner,
+    )
+    return SyncTextureOutput(
+        **vars(out),
+        textured=TexturedMesh(mesh, placed, _images(found["texture"])[0]),
+        pictures=_images(found["views"]),
+    )
+
+
+def nearest_views(cameras: Sequence[Camera]) -> list[list[int]]:
+    """For each camera the two others that look from the nearest sides."""
+    ahead = torch.stack([camera.axes[2] for camera in cameras])
+    alike = (ahead @ ahead.T).fill_diagonal_(-2.0)
+    return [row.topk(min(2, len(cameras) - 1)).indices.tolist() for row in alike]
+
+
+def bake(canvas: MeshCanvas, views: torch.Tensor, side: int, margin: int) -> torch.Tensor:
+    """A square texture float32 [1, 3, side, side] of decoded views [N, 3, H, W].
+
+    Baked at the views' own fineness and then enlarged: what is finer than pixels nobody has seen. Pixels within
+    ``margin / 4`` of an edge hardly count where others see the same, ``margin`` being the pixels of a latent cell.
+    """
+    edges = canvas.sight.beside_edges(max(1, margin // 4))[:, None]
+    weights = torch.where(edges, BESIDE_EDGES, 1.0)
+    z = canvas.bake(views, weights).clamp(-1, 1)
+    small = side < min(z.shape[-2:])
+    return torch.nn.functional.interpolate(z, (side, side), mode="bicubic", antialias=small).clamp(-1, 1)
+
+
+def _images(pixels: torch.Tensor) -> list[Image.Image]:
+    """Pixels [n, 3, H, W] in [-1, 1] as PIL images."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    images: list[Image.Image] = VaeImageProcessor().postprocess(pixels, output_type="pil")
+    return images
