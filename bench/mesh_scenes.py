@@ -8,6 +8,7 @@ import math
 import pstats
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from bench.timing import cpu_seconds
 from bench.workloads import Variant
 from fastsync import MeshCanvas, ops
 from fastsync.geometry import Camera, Mesh
+from fastsync.geometry.sight import _Embree
 
 CAP = 500  # iterations after which a fit is given up
 DISAGREEMENT = 0.1  # of the views, the painting having a standard deviation of about 0.7
 STEP, BAKE, RENDER, OP = "fastsync", "fastsync, bake", "fastsync, render", "fastsync, uv_accumulate"
 SCATTER, BARE, GRID_SAMPLE = "scatter_add_, gather", "bare scatter_add_", "scatter_add_, grid_sample"
 FITS = {f"fitted, {kind}": kind for kind in GRID}
+# As differentiable renderers have it, which rasterise whenever they render.
+RASTERISED = {f"{name}, rasterising": name for name in FITS}
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,19 @@ def course_of(scene: Scene, canvas: MeshCanvas, device: str, cap: int = CAP) -> 
         descent, count = tuned(lambda d: fit(d, batches), GRID[kind], residual, cap)
         fitted[name] = Fitted(str(descent), cap if count is None else count, count is not None)
         variants.append(Variant(name, fit(descent, batches).step))
+    caster = _Embree(canvas.mesh)
+    for name, bare in RASTERISED.items():
+        fitted[name] = fitted[bare]
+        step = next(variant.run for variant in variants if variant.name == bare)
+        variants.append(Variant(name, partial(_rendered, canvas, caster, step)))
     return Course(variants, fitted, residual)
+
+
+def _rendered(canvas: MeshCanvas, caster: _Embree, step: Callable[[], Any]) -> None:
+    """An iteration of a fit whose renderer looks again what each pixel sees."""
+    for camera in canvas.cameras:
+        caster.cast(camera, canvas.sight.size)
+    step()
 
 
 def _iteration(fit: Callable[[Descent, int], TextureFit], batches: int) -> float:

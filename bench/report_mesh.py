@@ -1,13 +1,13 @@
 """What `python -m bench.report` says of meshes: goals, tables, and a plot of what more views and texels cost."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
 from typing import Any
 
 from bench.drawing import BLUE, FAINT, GREY, INK, RULE, Pen, sheet
-from bench.mesh_scenes import BAKE, BARE, FITS, OP, RENDER, SCATTER, STEP
+from bench.mesh_scenes import BAKE, BARE, FITS, OP, RASTERISED, RENDER, SCATTER, STEP
 from bench.tables import Results, short, source, table
 from fastsync.pictures import save_picture
 
@@ -26,9 +26,9 @@ class Goal:
     only: str = ""
 
 
-def _fastest_fit(scene: Scene) -> float:
-    """How many times as long as a step of ours; at least as long, where one was given up."""
-    return min(float(scene["variants"][name]["ratio"]) for name in FITS)
+def _fastest(names: Iterable[str]) -> Callable[[Scene], float]:
+    """How many times as long as a step of ours the fastest of some fits takes; at least, where one was given up."""
+    return lambda scene: min(float(scene["variants"][name]["ratio"]) for name in names)
 
 
 def _apart(scene: Scene, name: str, ours: str) -> float:
@@ -36,7 +36,8 @@ def _apart(scene: Scene, name: str, ours: str) -> float:
 
 
 GOALS = (
-    Goal("a step, times as fast as the fastest fit", 20.0, _fastest_fit),
+    Goal("a step, times as fast as the fastest fit that rasterises", 20.0, _fastest(RASTERISED)),
+    Goal("a step, times as fast as the fastest fit, its rasterising free", 20.0, _fastest(FITS)),
     Goal("a step, times as fast as scatter_add_ and gather", 2.0, lambda scene: _apart(scene, SCATTER, STEP)),
     Goal("uv_accumulate, times as fast as bare scatter_add_", 2.0, lambda scene: _apart(scene, BARE, OP)),
     Goal("seconds to build the tables, 40,000 faces", 3.0, lambda scene: scene["build"], at_most=True, only=LARGE),

@@ -21,15 +21,13 @@ from .priors import Attention, AttentionSwitch, Compile, Compiler, DeepFloydPrio
 from .priors.compiling import MODES
 from .sampler import SyncOutput
 from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
-from .texture import TEXTURE_SIZE, SyncTextureOutput, TextureOptions, texture
+from .texture import TEXTURE_SIZE, Agreement, SyncTextureOutput, TextureOptions, texture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 # SyncVC's settings where all cells of all views are shared: a trial on ambigrams, docs/performance.md.
 _ILLUSIONS = {"inv_lambda": 0.0, "kl_weight": 100.0}
-# And where most of a view is shared with several others.
-_MESHES = {"iterations": 3}
 
 
 class SyncPipeline:
@@ -240,9 +238,9 @@ class SyncPipeline:
         if cameras is None:
             # StochSync alternates between sets of views side by side. All others go round the horizon, each view with
             # room between its neighbours, in which the last one passes from the one before it to the first.
-            cameras = (CAMERAS if method.pixels else ring(8, fov=65.0)) + (POLES if poles else [])
+            cameras = (CAMERAS if method.prefers_pixels else ring(8, fov=65.0)) + (POLES if poles else [])
         given = list(cameras)
-        in_pixels = method.pixels and prior.scale > 1
+        in_pixels = method.prefers_pixels and prior.scale > 1
         window = self.window_pixels if in_pixels else prior.window
         rows = PanoramaCanvas.rows_for(given, window)
         canvas = PanoramaCanvas((rows, 2 * rows), given, window)
@@ -413,6 +411,7 @@ class SyncPipeline:
         view_prompts: bool = True,
         reunwrap: bool = False,
         rasterizer: Rasterizer = "auto",
+        agreement: Agreement = "auto",
         shared_attention: bool = False,
         conditioning_scale: float = 1.0,
         **options: Unpack[Options],
@@ -435,6 +434,11 @@ class SyncPipeline:
             view_prompts: add ", front view" and so on (side, back, top, bottom) to a prompt that is for all cameras.
             reunwrap: make new texture coordinates even where the mesh's own serve.
             rasterizer: ``"auto"``, ``"embree"`` or ``"nvdiffrast"`` (:func:`fastsync.geometry.see`).
+            agreement: what views are compared in by ``method="syncvc"``, and merged in by ``"synctweedies"``:
+                ``"latents"``, as published, or ``"pixels"``, decoded, which takes longer. Latents stand for patches as
+                they lie in their view and do not turn with the mesh. Stable Diffusion's four channels are nearly a
+                small picture; of more channels, views that agree in latents show debris. ``"auto"``: latents of up to
+                four channels, else pixels.
             shared_attention: let each view's self-attention see the two views nearest to it, which pulls their looks
                 together at the price of their detail; for methods that have all views in one batch, such as
                 ``"synctweedies"``, with ``max_batch=None``.
@@ -446,11 +450,9 @@ class SyncPipeline:
         """
         check_options("texture", options)
         given = TextureOptions(
-            cameras, texture_size, view_prompts, reunwrap, rasterizer, shared_attention, conditioning_scale
+            cameras, texture_size, view_prompts, reunwrap, rasterizer, agreement, shared_attention, conditioning_scale
         )
-        quality = options.get("preset") in (None, "quality")
-        method = method_of(options, **(_MESHES if quality else {}))
-        return texture(self._prior, self.name, mesh, prompt, given, method, self.guidance_scale, options)
+        return texture(self._prior, self.name, mesh, prompt, given, self.guidance_scale, options)
 
 
 def _load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
 from .canvases import MeshCanvas
 from .conditions import Condition
-from .errors import check_int, check_number, shown
+from .errors import check_choice, check_int, check_number, shown
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
 from .methods import Method
 from .priors import DepthConditioned
 from .priors.backdrop import BackdropPrior
+from .rewards import SurfaceOverlap
 from .sampler import SyncOutput
-from .task import Options, SyncPipelineOutput, check_prompts, run
+from .task import Options, SyncPipelineOutput, check_prompts, method_of, run
 
 TEXTURE_SIZE = 1024
+Agreement = Literal["auto", "latents", "pixels"]
+_TURNABLE = 4  # channels of latents that are nearly small pictures
 BESIDE_EDGES = 1e-3  # weight of a pixel whose colour the decoder mixed with what is beside the object
 _SMALLEST, _LARGEST = 16, 8192
 
@@ -47,6 +50,7 @@ class TextureOptions:
     view_prompts: bool
     reunwrap: bool
     rasterizer: Rasterizer
+    agreement: Agreement
     shared_attention: bool
     conditioning_scale: float
 
@@ -56,6 +60,7 @@ class TextureOptions:
         for name in ("view_prompts", "reunwrap", "shared_attention"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {shown(getattr(self, name))}.")
+        check_choice("agreement", self.agreement, ("auto", "latents", "pixels"))
         check_number("conditioning_scale", self.conditioning_scale)
 
 
@@ -65,7 +70,6 @@ def texture(
     mesh: Any,
     prompt: str | Sequence[str],
     given: TextureOptions,
-    method: Method,
     guidance_scale: float,
     options: Options,
 ) -> SyncTextureOutput:
@@ -92,8 +96,10 @@ def texture(
     pixels = (prior.window[0] * scale, prior.window[1] * scale)
     # What a texture is made of in the end; and what tells the model of the mesh.
     fine = MeshCanvas(placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress)
+    in_pixels = given.agreement == "pixels" or (given.agreement == "auto" and prior.view_shape[0] > _TURNABLE)
+    method = _method(options, fine, in_pixels and scale > 1, margin=max(1, scale // 4))
     canvas = fine
-    if not method.pixels:
+    if not (method.prefers_pixels or (in_pixels and method.pixels)):
         canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
     if given.shared_attention:
         prior = make_prior(conditioning_scale=given.conditioning_scale, neighbours=nearest_views(fine.cameras))
@@ -116,7 +122,7 @@ def texture(
     found: dict[str, torch.Tensor] = {}
 
     def paint(out: SyncOutput) -> torch.Tensor:
-        views = out.views if method.pixels else torch.cat([prior.decode(part) for part in out.views.split(4)])
+        views = out.views if canvas is fine else torch.cat([prior.decode(part) for part in out.views.split(4)])
         found["views"] = views.float().clamp(-1, 1).cpu()
         found["texture"] = bake(fine, found["views"], given.texture_size, scale)
         return found["texture"]
@@ -138,6 +144,7 @@ def texture(
             "view_prompts": given.view_prompts,
             "reunwrap": given.reunwrap,
             "rasterizer": given.rasterizer,
+            "agreement": "pixels" if in_pixels else "latents",
             "shared_attention": given.shared_attention,
             "conditioning_scale": given.conditioning_scale,
         },
@@ -150,6 +157,18 @@ def texture(
         textured=TexturedMesh(mesh, placed, _images(found["texture"])[0]),
         pictures=_images(found["views"]),
     )
+
+
+def _method(options: Options, fine: MeshCanvas, in_pixels: bool, margin: int) -> Method:
+    """The method of the options; SyncVC by its name has settings of its own here: most of a view is shared."""
+    settings: dict[str, Any] = {}
+    if options.get("preset") in (None, "quality"):
+        settings["iterations"] = 3
+    if in_pixels:
+        # Noise is compared in latents alone, so there is no coupling.
+        settings |= {"inv_lambda": 0.0, "reward_weight": 0.0, "lr": 0.05}
+        settings["rewards"] = [SurfaceOverlap(fine.sight, margin=margin)]
+    return method_of(options, **settings)
 
 
 def nearest_views(cameras: Sequence[Camera]) -> list[list[int]]:

@@ -73,6 +73,7 @@ def test_a_controlnet_beside_a_plain_model(models, here):
         (["../box.stl", "x", "--controlnet", "nowhere"], ["controlnet", "nowhere"]),
     ],
 )
-def test_bad_input_is_one_sentence(models, here, arguments, words):
+def test_bad_input_is_one_sentence(models, here, monkeypatch, arguments, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     model = ["--model", models / "control"]
     assert_one_sentence(run("texture", *model, "--steps", 2, *arguments), here, *words)

@@ -60,6 +60,32 @@ def test_it_is_sample_with_depth_backdrop_and_sides(sync):
     assert float((out.views - grounds)[mask].abs().max()) < 0.2
 
 
+@pytest.mark.parametrize("method", ["syncvc", "synctweedies"])
+def test_agreement_in_pixels_or_in_latents(sync, method):
+    given = {"cameras": AROUND, "method": method, **SETTINGS}
+    default, latents, pixels = (
+        sync.texture(sphere(12, 24), "a cat", agreement=agreement, **given)
+        for agreement in ("auto", "latents", "pixels")
+    )
+    assert np.array_equal(np.array(default.images[0]), np.array(latents.images[0]))
+    assert not np.array_equal(np.array(pixels.images[0]), np.array(latents.images[0]))
+    assert [out.parameters["agreement"] for out in (default, latents, pixels)] == ["latents", "latents", "pixels"]
+    settings = pixels.parameters["method_settings"]
+    if method == "syncvc":
+        assert settings["reward_weight"] == 0 and "SurfaceOverlap" in settings["rewards"][0]
+        assert settings["iterations"] == latents.parameters["method_settings"]["iterations"] == 3
+    else:
+        assert pixels.canvas.window == (tiny.PIXELS, tiny.PIXELS) and latents.canvas.window == (tiny.CELLS, tiny.CELLS)
+
+
+def test_presets_and_methods_of_your_own_are_left_as_they_are(sync):
+    given = {"cameras": AROUND, **SETTINGS}
+    fast = sync.texture(cube(), "a cat", preset="fast", agreement="pixels", **given).parameters["method_settings"]
+    assert fast["iterations"] == 1 and fast["control_window"] is not None
+    own = sync.texture(cube(), "a cat", method=fs.SyncVC(iterations=1), agreement="pixels", **given)
+    assert own.parameters["method_settings"]["reward_weight"] == 1.0
+
+
 def test_depth_control_reaches_the_views(sync):
     both = [
         sync.texture(mesh, "a cat", cameras=[(0.0, 0.0), (30.0, 0.0)], method="independent", **SETTINGS).views
@@ -150,6 +176,7 @@ def _eroded(mask):
         ({"view_prompts": "yes"}, "view_prompts must be True or False"),
         ({"reunwrap": 1}, "reunwrap must be True or False"),
         ({"rasterizer": "opengl"}, "rasterizer must be"),
+        ({"agreement": "words"}, "agreement must be"),
         ({"conditioning_scale": "much"}, "conditioning_scale must be"),
         ({"cameras": 8}, "cameras must be a list"),
         ({"prompt": ["a", "b"]}, "prompt must be one or 3 strings .one a camera."),

@@ -131,14 +131,10 @@ class ResampledCanvas(ABC):
             taps = self._on(views.device)
             total = ops.splat(weights, taps)
             seen = total > self._unseen * weights.max()
-            share = torch.where(seen, 1 / total, 0).flatten()[taps.index.clamp_min(0).long()]
-            scaled = replace(
-                taps,
-                weight=taps.weight * weights.permute(0, 2, 3, 1) * share,
-                start=None,
-                pixel=None,
-                sorted_weight=None,
-            )
+            # Divided tap by tap: the reciprocal of a sum of tiny weights may overflow.
+            divisor = torch.where(seen, total, torch.inf).flatten()[taps.index.clamp_min(0).long()]
+            share = taps.weight * weights.permute(0, 2, 3, 1) / divisor
+            scaled = replace(taps, weight=share, start=None, pixel=None, sorted_weight=None)
             part = self._hole_taps.weight[0, :, 0].to(*key) * weights.flatten()[self._hole_taps.index[0, :, 0].long()]
             there = part.sum(1) > 0
             self._means[key] = _Mean(

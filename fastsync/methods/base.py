@@ -22,12 +22,14 @@ class Method:
         noise: what becomes of noisy states: each view keeps its ``"own"``, they are ``"read"`` by other views, or
             ``"merged"``, which only canvases of crops and permutations allow.
         pixels: whether it takes a canvas in pixels for a prior of latents.
+        prefers_pixels: whether tasks give it one.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
     joins: ClassVar[bool] = False
     noise: ClassVar[Literal["own", "read", "merged"]] = "own"
     pixels: ClassVar[bool] = False
+    prefers_pixels: ClassVar[bool] = False
 
     def table(self, schedule: NoiseSchedule, num_inference_steps: int, eta: float) -> StepTable:
         """The run's steps; what is wrong with ``num_inference_steps`` or ``eta`` is said here."""

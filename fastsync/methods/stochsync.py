@@ -64,6 +64,7 @@ class StochSync(Method):
 
     joins = True
     pixels = True
+    prefers_pixels = True
 
     def __init__(
         self,

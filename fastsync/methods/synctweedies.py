@@ -10,14 +10,18 @@ from ..run import Run
 from ..scheduling import Work
 from .base import Method
 
+_AT_ONCE = 4  # views in the decoder, which takes much memory
+
 
 class SyncTweedies(Method):
     """``x0' = project(merge(x0))`` and ``eps' = (x_t - a x0') / b``, then the step (Kim et al. 2024, case 2).
 
-    One evaluation a view and step.
+    One evaluation a view and step. A canvas may be in pixels for a prior of latents: clean estimates are then decoded
+    before they are merged and encoded afterwards, because latents do not turn as pictures do.
     """
 
     joins = True
+    pixels = True
 
     def begin(self, run: Run) -> dict[int, torch.Tensor]:
         """Clean estimates of the step under way, by view."""
@@ -34,7 +38,22 @@ class SyncTweedies(Method):
         work = [(i, step) for i in range(run.canvas.num_views)]
         x = run.states(work)
         clean = torch.stack([run.prepared[i] for i, _ in work])
-        x0 = run.shown(run.canvas.merge(clean), clean)
+        shown = _decoded(run, clean)
+        x0 = run.shown(run.canvas.merge(shown), shown)
+        if run.pixels:
+            x0 = torch.cat([run.encode(part) for part in x0.split(_AT_ONCE)])
         # The merged estimate is read as a prediction of x0, which has its own eps.
         prediction = Prediction(*ops.cfg_tweedie(x0, None, x, run.at("a", work), run.at("b", work), 1.0, "sample"))
         run.advance(work, run.step(prediction, work), x0)
+
+    def finish(self, run: Run, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The merge of the final views, and these, in the canvas's units."""
+        views = _decoded(run, views)
+        return self.compose(run, views), views
+
+
+def _decoded(run: Run, views: torch.Tensor) -> torch.Tensor:
+    """Clean views in the canvas's units."""
+    if not run.pixels:
+        return views
+    return torch.cat([run.decode(part).to(run.dtype).clamp(-1.0, 1.0) for part in views.split(_AT_ONCE)])

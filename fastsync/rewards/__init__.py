@@ -5,5 +5,6 @@ from .clip import Clip
 from .overlap import Overlap
 from .perceptual import Perceptual
 from .style import Style
+from .surface import SurfaceOverlap
 
-__all__ = ["Clip", "Overlap", "Perceptual", "Reward", "Style"]
+__all__ = ["Clip", "Overlap", "Perceptual", "Reward", "Style", "SurfaceOverlap"]

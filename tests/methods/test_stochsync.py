@@ -454,10 +454,10 @@ def test_epsilon_does_not_start_without_signal():
         fs.sample(prior, fs.WideCanvas(SIZE, SHAPE[1:], 3), fs.StochSync(start=1000), cond=torch.zeros(1, *SHAPE))
 
 
-def test_canvases_in_pixels_are_for_stochsync_alone():
+def test_canvases_in_pixels_are_not_for_every_method():
     prior, canvas, conditions = tiny()
     with pytest.raises(ValueError, match="the canvas's views are"):
-        fs.sample(prior, canvas, fs.SyncTweedies(), **conditions)
+        fs.sample(prior, canvas, fs.SyncSDE(), **conditions)
     with pytest.raises(ValueError, match=r"in pixels \[3, 16, 16\]"):
         fs.sample(prior, fs.WideCanvas((16, 40), (16, 24), 8), fs.StochSync(), **conditions)
     with pytest.raises(ValueError, match=r"latents must be of view shape \[4, 4, 8, 8\]"):

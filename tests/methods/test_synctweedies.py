@@ -64,3 +64,35 @@ def test_one_evaluation_a_view_and_step():
     prior, canvas, cond, views = setup(counter)
     out = fs.sample(prior, canvas, fs.SyncTweedies(), cond=cond, latents=views, num_inference_steps=3)
     assert out.stats.evaluations == counter.rows == 3 * canvas.num_views and out.stats.calls == 3
+
+
+def test_a_canvas_in_pixels_is_merged_decoded():
+    """Latents of a prior whose decoder is not linear: merged as pictures, and encoded again."""
+
+    class Coded(fs.FunctionPrior):
+        scale = 2
+
+        def decode(self, latents):
+            return torch.tanh(torch.nn.functional.interpolate(latents, scale_factor=2.0))[:, :3]
+
+        def encode(self, pixels):
+            return torch.atanh(0.999 * torch.nn.functional.avg_pool2d(pixels, 2))
+
+    steps, scheduler = 4, ddim(steps_offset=1)
+    prior = Coded(nonlinear, scheduler, (3, 4, 4), dtype=torch.float64)
+    canvas = fs.WideCanvas((8, 12), (8, 8), (4, 4))
+    cond, x = 0.5 * randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
+    start = x.clone()
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        abar = scheduler.alphas_cumprod.double()[t]
+        a, b = abar.sqrt(), (1 - abar).sqrt()
+        pictures = prior.decode((x - b * nonlinear(x, t.expand(2), cond)) / a)
+        wide = torch.cat(
+            [pictures[0, ..., :4], (pictures[0, ..., 4:] + pictures[1, ..., :4]) / 2, pictures[1, ..., 4:]], -1
+        )
+        x0 = prior.encode(torch.stack([wide[..., :8], wide[..., 4:]]))
+        x = scheduler.step((x - a * x0) / b, t, x).prev_sample
+    out = fs.sample(prior, canvas, fs.SyncTweedies(), cond=cond, latents=start, num_inference_steps=steps)
+    assert out.canvas.shape == (1, 3, 8, 12) and out.views.shape == (2, 3, 8, 8)
+    assert relative(out.views, prior.decode(x)) < 1e-7
