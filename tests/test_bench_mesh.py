@@ -135,6 +135,8 @@ def test_the_report_marks_what_did_not_arrive(tmp_path):
     variants |= {
         "fitted, SGD": {**fit, "seconds": 0.5, "ratio": 50.0, "reached": False},
         "fitted, Adam": {**fit, "seconds": 0.9, "ratio": 90.0, "reached": True},
+        "fitted, SGD, rasterising": {**fit, "seconds": 2.5, "ratio": 250.0, "reached": False},
+        "fitted, Adam, rasterising": {**fit, "seconds": 2.9, "ratio": 290.0, "reached": True},
     }
     scene = {"figure": "steps", "views": 10, "build": 1.2, "stages": {"rays cast": 0.5}, "variants": variants}
     result = {
@@ -144,5 +146,6 @@ def test_the_report_marks_what_did_not_arrive(tmp_path):
     parts = report_mesh.sections(result, "cpu", tmp_path)
     assert "at least 50.0x" in parts["mesh_cpu"] and "500 iterations, not there yet" in parts["mesh_cpu"]
     assert "| at least 20.0 | 50.0 | yes |" in parts["mesh_goals_cpu"]
+    assert "| at least 20.0 | 250 | yes |" in parts["mesh_goals_cpu"]
     assert "| at most 3 | 1.2 | yes |" in parts["mesh_goals_cpu"]
     assert not list(tmp_path.iterdir())
