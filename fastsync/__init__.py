@@ -3,16 +3,19 @@
 from .canvases import Canvas, IllusionCanvas, MaskCanvas, MeshCanvas, PanoramaCanvas, View, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
-from .priors import DeepFloydPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
+from .priors import ControlNetPrior, DeepFloydPrior, DepthPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
 from .sampler import SyncOutput, sample
 from .stats import Stats
 from .task import Options, SyncPipelineOutput
+from .texture import SyncTextureOutput
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Canvas",
+    "ControlNetPrior",
     "DeepFloydPrior",
+    "DepthPrior",
     "DiffusersPrior",
     "FunctionPrior",
     "IllusionCanvas",
@@ -32,6 +35,7 @@ __all__ = [
     "SyncPipeline",
     "SyncPipelineOutput",
     "SyncSDE",
+    "SyncTextureOutput",
     "SyncTweedies",
     "SyncVC",
     "View",

@@ -226,7 +226,7 @@ def texture(
     cameras: Annotated[
         int | None, typer.Option(help="So many evenly around; eight and two from above, if not given.")
     ] = None,
-    elevation: Annotated[float, typer.Option(help="Of --cameras, degrees.")] = 15.0,
+    elevation: Annotated[float | None, typer.Option(help="Of --cameras, degrees; 15 if not given.")] = None,
     view_prompts: Annotated[
         bool, typer.Option(help="Add to the prompt from which side a view looks (', front view').")
     ] = True,
@@ -265,24 +265,29 @@ def texture(
         check_picture_path(beside["views"])
         check_animation_path(beside["gif"])
         check_report_path(beside["html"])
+        around = None
+        if cameras is not None:
+            around = ring(check_int("cameras", cameras), 15.0 if elevation is None else elevation)
+        elif elevation is not None:
+            raise ValueError("--elevation was given without --cameras, whose it is: say how many cameras, too.")
         sync = _load(model, device, dtype, method, preset, low_memory, controlnet)
         out = sync.texture(
             mesh,
             prompt,
-            cameras=None if cameras is None else ring(check_int("cameras", cameras), elevation),
+            cameras=around,
             texture_size=texture_size,
             view_prompts=view_prompts,
             reunwrap=reunwrap,
             **_options(negative, method, preset, steps, guidance, max_batch, seed),
         )
         frames = turntable(out.textured.mesh, out.textured.texture, progress=True)
-        out.textured.save(output)
         save_picture(contact_sheet(out.pictures), beside["views"])
         save_turntable(frames, beside["gif"])
         if report:
             spent = {"view-evaluations": out.stats.evaluations, "seconds": round(out.stats.seconds, 1)}
             write_report(beside["html"], out.textured, out.pictures, {**_metadata(out, model, sync), **spent}, frames)
         _save(out, beside["texture"], model, sync)
+        out.textured.save(output)  # last: it may take the place of the mesh that was given
         others = [output, beside["views"], beside["gif"], *([beside["html"]] if report else [])]
         typer.echo(f"{', '.join(map(str, others))}: the mesh, its views, turning" + (", and a page" if report else ""))
 

@@ -34,11 +34,13 @@ class SyncPipeline:
     """Synchronised sampling around a diffusers pipeline that you already have.
 
     Args:
-        pipe: a ``StableDiffusionPipeline`` or a first-stage ``IFPipeline``, on its device, in its dtype, with its
-            scheduler (which is run by DDIM with the scheduler's own times and betas). The pipeline itself is not
-            changed, and its safety checker is not run. Its own switches are honoured: gradient checkpointing
-            (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding (``pipe.vae.enable_tiling()``, without
-            seams here), offloading (``pipe.enable_model_cpu_offload()``), and on a CPU the faster layout
+        pipe: a ``StableDiffusionPipeline``, one with a ControlNet (``StableDiffusionControlNetPipeline``) or with depth
+            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, or a first-stage
+            ``IFPipeline``, on its device, in its dtype, with its scheduler (which is run by DDIM with the scheduler's
+            own times and betas). The pipeline itself is not changed, and its safety checker is not run. Its own
+            switches are honoured: gradient checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled
+            decoding (``pipe.vae.enable_tiling()``, without seams here), offloading
+            (``pipe.enable_model_cpu_offload()``), and on a CPU the faster layout
             ``pipe.unet.to(memory_format=torch.channels_last)``.
         guidance_scale: default of the tasks' argument of this name.
         compile: run the network through ``torch.compile`` while a task samples. ``"off"`` is right for a picture or
@@ -443,7 +445,9 @@ class SyncPipeline:
                 together at the price of their detail; for methods that have all views in one batch, such as
                 ``"synctweedies"``, with ``max_batch=None``.
             conditioning_scale: how much a ControlNet's residuals count.
-            **options: :class:`fastsync.Options`, without ``output_type="latent"``.
+            **options: :class:`fastsync.Options`, without ``output_type="latent"``. ``method="syncvc"`` has settings of
+                its own here, 3 iterations, and where pictures are compared ``SyncVC(iterations=3, lr=0.05,
+                inv_lambda=0, reward_weight=0, rewards=[SurfaceOverlap(sight)])``; method objects are taken as they are.
 
         Returns:
             :class:`SyncTextureOutput`: the texture in ``images``; ``textured.save("out.glb")`` writes the mesh with it.

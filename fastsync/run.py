@@ -225,9 +225,7 @@ class Run:
     def _draw_until(self, last: int) -> None:
         """Draw all noises of the steps up to ``last``, so that their order does not depend on the order of work."""
         while self._drawn <= last:
-            shape = (1, self.prior.view_shape[0], *self.canvas.size)
-            noises = [self.draw(shape) for _ in range(self.candidates + self._stochastic)]
-            self._noise[self._drawn] = [self.canvas.project_noise(noise) for noise in noises]
+            self._noise[self._drawn] = [self.view_noise() for _ in range(self.candidates + self._stochastic)]
             self._noise_readers[self._drawn] = self.canvas.num_views
             self._drawn += 1
 

@@ -86,8 +86,8 @@ class SyncPipelineOutput:
     Attributes:
         images: as ``output_type`` says: PIL images, an array [n, H, W, 3] or tensor [n, 3, H, W] in [0, 1], or latents.
             The picture is the first (``illusion``: what each view shows follows).
-        latents: the canvas [1, C, H/f, W/f].
-        views: the final views [N, C, h, w], in the prior's cells.
+        latents: the canvas [1, C, H/f, W/f]; in pixels [1, 3, H, W] where the method merges pictures.
+        views: the final views [N, C, h, w], in the prior's cells, or in pixels likewise.
         canvas: the canvas object, which knows the views' places.
         stats: what the run spent.
         parameters: everything that is needed to make the picture again, ready for JSON.

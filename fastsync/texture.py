@@ -82,8 +82,8 @@ def texture(
     """
     if options.get("output_type") == "latent":
         raise ValueError(
-            "output_type must be 'pil', 'np' or 'pt' for a texture, got 'latent', which has no texture: the latents of "
-            "the views are in the output's views anyway."
+            "output_type must be 'pil', 'np' or 'pt' for a texture, got 'latent', which has no texture: the sampled "
+            "views are in the output's views anyway."
         )
     prior = make_prior(conditioning_scale=given.conditioning_scale)
     if not isinstance(prior, DepthConditioned):
@@ -98,6 +98,11 @@ def texture(
     fine = MeshCanvas(placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress)
     in_pixels = given.agreement == "pixels" or (given.agreement == "auto" and prior.view_shape[0] > _TURNABLE)
     method = _method(options, fine, in_pixels and scale > 1, margin=max(1, scale // 4))
+    if given.agreement == "pixels" and not (_merges_pixels(method) or method.pixels):
+        raise ValueError(
+            f"agreement='pixels' is for method='syncvc', 'synctweedies' and 'stochsync', got {type(method).__name__}: "
+            "leave it out, or give a SyncVC of your own rewards=[SurfaceOverlap(sight)]."
+        )
     canvas = fine
     if not (method.prefers_pixels or (in_pixels and method.pixels)):
         canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
@@ -139,14 +144,14 @@ def texture(
             "mesh": str(mesh) if isinstance(mesh, str) or hasattr(mesh, "__fspath__") else type(mesh).__name__,
             "mesh_digest": placed.digest,
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
-            "cameras": [[c.azimuth, c.elevation, c.distance, c.fov, c.orthographic] for c in canvas.cameras],
-            "texture_size": given.texture_size,
+            "cameras": [_plain(camera) for camera in canvas.cameras],
+            "texture_size": int(given.texture_size),
             "view_prompts": given.view_prompts,
             "reunwrap": given.reunwrap,
             "rasterizer": given.rasterizer,
-            "agreement": "pixels" if in_pixels else "latents",
+            "agreement": "pixels" if _merges_pixels(method) or canvas is fine else "latents",
             "shared_attention": given.shared_attention,
-            "conditioning_scale": given.conditioning_scale,
+            "conditioning_scale": float(given.conditioning_scale),
         },
         guidance_scale,
         options,
@@ -169,6 +174,17 @@ def _method(options: Options, fine: MeshCanvas, in_pixels: bool, margin: int) ->
         settings |= {"inv_lambda": 0.0, "reward_weight": 0.0, "lr": 0.05}
         settings["rewards"] = [SurfaceOverlap(fine.sight, margin=margin)]
     return method_of(options, **settings)
+
+
+def _merges_pixels(method: Method) -> bool:
+    """Whether views are compared as pictures."""
+    return any(isinstance(reward, SurfaceOverlap) for reward in getattr(method, "rewards", ()))
+
+
+def _plain(camera: Camera) -> list[float | bool]:
+    """A camera as JSON has it."""
+    numbers = (camera.azimuth, camera.elevation, camera.distance, camera.fov)
+    return [*map(float, numbers), bool(camera.orthographic)]
 
 
 def nearest_views(cameras: Sequence[Camera]) -> list[list[int]]:

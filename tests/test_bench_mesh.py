@@ -123,7 +123,7 @@ def test_the_command_measures_and_the_report_tells(tmp_path):
     assert first["variants"][STEP]["ratio"] == 1 and set(FITS) <= set(first["variants"])
     assert sum(first["stages"].values()) > 0 and first["build"] > 0 and first["held"] > 0
     parts = report_mesh.sections(result, "cpu", tmp_path)
-    assert parts["mesh_goals_cpu"].count("at least 20.0") == 2
+    assert parts["mesh_goals_cpu"].count("at least 20.0") == 4
     assert all(scene.name in parts["mesh_cpu"] for scene in QUICK)
     assert (tmp_path / "mesh_cpu.png").stat().st_size > 1000
 

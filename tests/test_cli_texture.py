@@ -54,6 +54,19 @@ def test_a_seed_paints_the_same_again_into_an_obj(models, here):
     assert np.array_equal(first, second) and np.array_equal(first, np.array(Image.open("a.png")))
 
 
+def test_the_mesh_may_take_its_sources_place(models, here):
+    trimesh.creation.box().export("box.glb")
+    result = run("texture", "box.glb", "bricks", "--model", models / "control", *FEW, "--report", "-o", "box.glb")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in here.iterdir()} == {
+        "box.glb",
+        "box_texture.png",
+        "box_views.png",
+        "box.gif",
+        "box.html",
+    }
+
+
 def test_a_controlnet_beside_a_plain_model(models, here):
     arguments = ["texture", "../box.stl", "bricks", "--model", models / "plain", *FEW]
     assert_one_sentence(run(*arguments, "-o", "a.glb"), here, "needs a model that is shown the mesh's depth")
@@ -68,6 +81,7 @@ def test_a_controlnet_beside_a_plain_model(models, here):
         (["../box.stl", "x", "-o", "a.fbx"], ["a.fbx", ".glb"]),
         (["../box.stl", "x", "-o", "a.png"], ["a.png", ".glb or .obj"]),
         (["../box.stl", "x", "--cameras", 0], ["cameras must be at least 1"]),
+        (["../box.stl", "x", "--elevation", 40], ["--elevation was given without --cameras"]),
         (["../box.stl", "x", "--texture-size", 3], ["texture_size must be at least 16"]),
         (["../box.stl", "x", "--method", "multidiffusion"], ["MultiDiffusion merges noisy states"]),
         (["../box.stl", "x", "--controlnet", "nowhere"], ["controlnet", "nowhere"]),

@@ -78,12 +78,34 @@ def test_agreement_in_pixels_or_in_latents(sync, method):
         assert pixels.canvas.window == (tiny.PIXELS, tiny.PIXELS) and latents.canvas.window == (tiny.CELLS, tiny.CELLS)
 
 
+@pytest.mark.parametrize("agreement", ["latents", "pixels"])
+def test_stochastic_steps_draw_noise_of_the_views_own_units(sync, agreement):
+    given = {"cameras": AROUND, "method": "synctweedies", "eta": 1.0, "agreement": agreement, **SETTINGS}
+    one, other = (sync.texture(cube(), "a cat", **given) for _ in range(2))
+    assert np.array_equal(np.array(one.images[0]), np.array(other.images[0]))
+
+
+def test_parameters_say_what_was_done_in_plain_json(sync):
+    angles = [(a, 15) for a in np.arange(0, 360, 120)]
+    given = {**SETTINGS, "texture_size": np.int64(32), "conditioning_scale": np.float32(0.5)}
+    recorded = {
+        method: json.loads(json.dumps(sync.texture(cube(), "a cat", cameras=angles, method=method, **given).parameters))
+        for method in ("independent", "synctweedies")
+    }
+    assert recorded["independent"]["cameras"][1] == [120.0, 15.0, 3.0, 40.0, False]
+    assert {row["agreement"] for row in recorded.values()} == {"latents"}
+    stoch = sync.texture(cube(), "a cat", cameras=AROUND, method=fs.StochSync(steps=6), **SETTINGS)
+    assert stoch.parameters["agreement"] == "pixels"
+
+
 def test_presets_and_methods_of_your_own_are_left_as_they_are(sync):
     given = {"cameras": AROUND, **SETTINGS}
     fast = sync.texture(cube(), "a cat", preset="fast", agreement="pixels", **given).parameters["method_settings"]
     assert fast["iterations"] == 1 and fast["control_window"] is not None
-    own = sync.texture(cube(), "a cat", method=fs.SyncVC(iterations=1), agreement="pixels", **given)
-    assert own.parameters["method_settings"]["reward_weight"] == 1.0
+    own = sync.texture(cube(), "a cat", method=fs.SyncVC(iterations=1), **given)
+    assert own.parameters["method_settings"]["reward_weight"] == 1.0 and own.parameters["agreement"] == "latents"
+    with pytest.raises(ValueError, match="agreement='pixels' is for method='syncvc'.*got SyncVC"):
+        sync.texture(cube(), "a cat", method=fs.SyncVC(iterations=1), agreement="pixels", **given)
 
 
 def test_depth_control_reaches_the_views(sync):
