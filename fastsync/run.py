@@ -256,6 +256,10 @@ class Run:
         """Pixels [B, 3, H, W] to the prior's sample units, in the states' precision and place."""
         return self.prior.encode(pixels.to(self.prior.device)).to(self.device, self.dtype)
 
+    def in_canvas_units(self, x0: torch.Tensor) -> torch.Tensor:
+        """Clean views [B, C, h, w] in the canvas's units; what the decoder puts beyond white and black is no pixel."""
+        return self.decode(x0).to(self.dtype).clamp(-1.0, 1.0) if self.pixels else x0
+
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
         """Clean views [B, C, h, w] to pixels, in the decoder's precision, where the states are."""
         return self.prior.decode(x0.to(self.prior.device)).to(self.device)

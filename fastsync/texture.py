@@ -97,7 +97,7 @@ def texture(
     # What a texture is made of in the end; and what tells the model of the mesh.
     fine = MeshCanvas(placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress)
     in_pixels = given.agreement == "pixels" or (given.agreement == "auto" and prior.view_shape[0] > _TURNABLE)
-    method = _method(options, fine, in_pixels and scale > 1, margin=max(1, scale // 4))
+    method = _method(options, fine, in_pixels and scale > 1, _margin(scale))
     if given.agreement == "pixels" and not (_merges_pixels(method) or method.pixels):
         raise ValueError(
             f"agreement='pixels' is for method='syncvc', 'synctweedies' and 'stochsync', got {type(method).__name__}: "
@@ -121,7 +121,8 @@ def texture(
         with torch.no_grad():
             grounds = torch.cat([prior.encode(part).float() for part in flat.split(4)])
         told = prior.with_control(cond, uncond, depth_maps(fine.sight).to(prior.device))
-        a, b = (BackdropPrior.with_backdrop(c, grounds, beside.to(prior.device)) for c in told)
+        where = beside.to(prior.device)  # one tensor for both halves
+        a, b = (BackdropPrior.with_backdrop(c, grounds, where) for c in told)
         return a, b
 
     found: dict[str, torch.Tensor] = {}
@@ -176,6 +177,11 @@ def _method(options: Options, fine: MeshCanvas, in_pixels: bool, margin: int) ->
     return method_of(options, **settings)
 
 
+def _margin(cell: int) -> int:
+    """How far a decoder mixes colours across an edge, in pixels; ``cell``: pixels of a latent cell."""
+    return max(1, cell // 4)
+
+
 def _merges_pixels(method: Method) -> bool:
     """Whether views are compared as pictures."""
     return any(isinstance(reward, SurfaceOverlap) for reward in getattr(method, "rewards", ()))
@@ -200,7 +206,7 @@ def bake(canvas: MeshCanvas, views: torch.Tensor, side: int, margin: int) -> tor
     Baked at the views' own fineness and then enlarged: what is finer than pixels nobody has seen. Pixels within
     ``margin / 4`` of an edge hardly count where others see the same, ``margin`` being the pixels of a latent cell.
     """
-    edges = canvas.sight.beside_edges(max(1, margin // 4))[:, None]
+    edges = canvas.sight.beside_edges(_margin(margin))[:, None]
     weights = torch.where(edges, BESIDE_EDGES, 1.0)
     z = canvas.bake(views, weights).clamp(-1, 1)
     small = side < min(z.shape[-2:])

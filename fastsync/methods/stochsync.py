@@ -147,7 +147,7 @@ class StochSync(Method):
         views = [i for i, _ in work if i in state.turn.active]
         if views:
             x0 = self._sampled(run, views)
-            pixels = _decoded(run, x0)
+            pixels = run.in_canvas_units(x0)
             state.turn.found.update({i: pair for i, *pair in zip(views, x0, pixels, strict=True)})
 
     def synchronise(self, run: Run, step: int) -> None:
@@ -354,11 +354,6 @@ def _only(views: list[int], like: torch.Tensor) -> torch.Tensor:
     return weights
 
 
-def _decoded(run: Run, x0: torch.Tensor) -> torch.Tensor:
-    """Clean views [B, C, h, w] in the canvas's units; what the decoder puts beyond white and black is no pixel."""
-    return run.decode(x0).to(run.dtype).clamp(-1.0, 1.0) if run.pixels else x0
-
-
 def _paint(run: Run, views: list[int], latents: torch.Tensor, pixels: torch.Tensor) -> None:
     """Merge some clean views, given in the prior's units and in the canvas's, over the canvas."""
     state = run.prepared
@@ -378,4 +373,4 @@ def _heed(run: Run, latents: torch.Tensor) -> None:
     changed = (latents != run.prepared.latents).flatten(1).any(1)
     if bool(changed.any()):
         views = changed.nonzero()[:, 0].tolist()
-        _paint(run, views, latents[changed], _decoded(run, latents[changed]))
+        _paint(run, views, latents[changed], run.in_canvas_units(latents[changed]))

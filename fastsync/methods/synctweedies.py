@@ -53,7 +53,5 @@ class SyncTweedies(Method):
 
 
 def _decoded(run: Run, views: torch.Tensor) -> torch.Tensor:
-    """Clean views in the canvas's units."""
-    if not run.pixels:
-        return views
-    return torch.cat([run.decode(part).to(run.dtype).clamp(-1.0, 1.0) for part in views.split(_AT_ONCE)])
+    """Clean views in the canvas's units, a few at a time where they have to be decoded."""
+    return torch.cat([run.in_canvas_units(part) for part in views.split(_AT_ONCE)]) if run.pixels else views

@@ -167,37 +167,22 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_pipeline(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, vae: AutoencoderKL, unet: UNet2DConditionModel
-) -> StableDiffusionPipeline:
-    """The parts as one `StableDiffusionPipeline`, without a safety checker."""
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def make_depth_pipeline(
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     vae: AutoencoderKL,
     unet: UNet2DConditionModel,
-    controlnet: ControlNetModel,
-) -> StableDiffusionControlNetPipeline:
-    """The parts as one `StableDiffusionControlNetPipeline`, without a safety checker."""
-    return StableDiffusionControlNetPipeline(
+    controlnet: ControlNetModel | None = None,
+) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
+    """The parts as one `StableDiffusionPipeline`, or as its kind with a ControlNet, without a safety checker."""
+    kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
+    return kind(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        controlnet=controlnet,
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+        **({} if controlnet is None else {"controlnet": controlnet}),
     )

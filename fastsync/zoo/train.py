@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -35,60 +36,52 @@ def train(run: Run, stage: Stage, pictures: int | None = None, target: Path | No
     """Runs one stage of `scenes`, or all of them; each begins from what the earlier ones left in the run's folder."""
     from fastsync.zoo.training import adopt, classifier, data, denoiser, export, latents, vae
 
-    wanted = [s for s in Stage if s not in (Stage.all, Stage.adopt)] if stage is Stage.all else [stage]
-    for one in wanted:
-        if one is Stage.data:
-            data.paint(run, pictures or 12_000)
-        elif one is Stage.adopt:
-            adopt.adopt(run)
-        elif one is Stage.classifier:
-            classifier.train_classifier(run)
-        elif one is Stage.vae:
-            vae.train_vae(run)
-        elif one is Stage.latents:
-            latents.encode_windows(run)
-        elif one is Stage.decoder:
-            vae.polish_decoder(run)
-        elif one is Stage.unet:
-            denoiser.train_denoiser(run)
-        else:
-            export.export(run, target)
+    stages = {
+        Stage.data: lambda: data.paint(run, pictures or 12_000),
+        Stage.classifier: lambda: classifier.train_classifier(run),
+        Stage.vae: lambda: vae.train_vae(run),
+        Stage.latents: lambda: latents.encode_windows(run),
+        Stage.decoder: lambda: vae.polish_decoder(run),
+        Stage.unet: lambda: denoiser.train_denoiser(run),
+        Stage.export: lambda: export.export(run, target),
+        Stage.adopt: lambda: adopt.adopt(run),
+    }
+    _go_through(stages, stage)
 
 
 def train_glyphs(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
     """As `train`, for `glyphs`."""
     from fastsync.zoo.training import glyphs
 
-    for one in GLYPH_STAGES if stage is Stage.all else [stage]:
-        if one is Stage.data:
-            glyphs.paint(run, pictures or 30_000)
-        elif one is Stage.adopt:
-            glyphs.adopt(run)
-        elif one is Stage.classifier:
-            glyphs.train_classifier(run)
-        elif one is Stage.unet:
-            glyphs.train_denoiser(run)
-        else:
-            glyphs.export(run, target)
+    stages = {
+        Stage.data: lambda: glyphs.paint(run, pictures or 30_000),
+        Stage.classifier: lambda: glyphs.train_classifier(run),
+        Stage.unet: lambda: glyphs.train_denoiser(run),
+        Stage.export: lambda: glyphs.export(run, target),
+        Stage.adopt: lambda: glyphs.adopt(run),
+    }
+    _go_through(stages, stage)
 
 
 def train_objects(run: Run, stage: Stage, pictures: int | None = None, target: Path | None = None) -> None:
     """As `train`, for `scenes-depth`."""
     from fastsync.zoo.training import objects
 
-    for one in DEPTH_STAGES if stage is Stage.all else [stage]:
-        if one is Stage.data:
-            objects.paint(run, pictures or 7_000)
-        elif one is Stage.vae:
-            objects.train_vae(run)
-        elif one is Stage.latents:
-            objects.encode(run)
-        elif one is Stage.unet:
-            objects.train_denoiser(run)
-        elif one is Stage.adopt:
-            objects.adopt(run)
-        else:
-            objects.export(run, target)
+    stages = {
+        Stage.data: lambda: objects.paint(run, pictures or 7_000),
+        Stage.vae: lambda: objects.train_vae(run),
+        Stage.latents: lambda: objects.encode(run),
+        Stage.unet: lambda: objects.train_denoiser(run),
+        Stage.export: lambda: objects.export(run, target),
+        Stage.adopt: lambda: objects.adopt(run),
+    }
+    _go_through(stages, stage)
+
+
+def _go_through(stages: Mapping[Stage, Callable[[], object]], stage: Stage) -> None:
+    """Runs one of a prior's stages, or all in order but for `adopt`."""
+    for one in [s for s in stages if s is not Stage.adopt] if stage is Stage.all else [stage]:
+        stages[one]()
 
 
 TRAINERS = {"scenes": train, "glyphs": train_glyphs, "scenes-depth": train_objects}

@@ -23,7 +23,7 @@ from fastsync.zoo import objects
 from fastsync.zoo.models import (
     Size,
     make_controlnet,
-    make_depth_pipeline,
+    make_pipeline,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
@@ -35,7 +35,7 @@ from fastsync.zoo.training.denoiser import TIMES, UNCONDITIONAL
 from fastsync.zoo.training.export import WEIGHTS, read_checkpoint, replace_folder
 from fastsync.zoo.training.latents import load_tokenizer, stray, tokens
 from fastsync.zoo.training.run import Run, fit
-from fastsync.zoo.training.vae import KL_WEIGHT, LATENT_NOISE, normalise_latents, reconstruction_loss
+from fastsync.zoo.training.vae import KL_WEIGHT, draw_latents, normalise_latents, reconstruction_loss
 
 
 def paint(run: Run, count: int = 9_000, workers: int = 2) -> None:
@@ -106,15 +106,10 @@ def train_vae(run: Run) -> AutoencoderKL:
     def loss(step: int, progress: float) -> Mapping[str, torch.Tensor]:
         rng, generator = run.draws(2, step), run.noise(2, step, 1)
         x = pictures.pixels(rng.integers(len(pictures), size=batch))
-        with run.autocast():
-            posterior = vae.encode(x).latent_dist
-        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
-        z = mean + std * torch.randn(mean.shape, generator=generator, device=run.device)
-        z = z + LATENT_NOISE * mean.detach().std() * torch.randn(mean.shape, generator=generator, device=run.device)
+        z, kl = draw_latents(run, vae, x, generator)
         with run.autocast():
             y = vae.decode(z).sample
         losses = reconstruction_loss(y.float(), x)
-        kl = 0.5 * (mean**2 + std**2 - 1.0 - logvar).mean()
         return {**losses, "loss": losses["loss"] + KL_WEIGHT * kl, "kl": kl.detach()}
 
     average = fit(run, "vae", {"vae": vae}, loss, peak=1e-3, steps=4_000, decay=0.995, warmup=50)
@@ -209,7 +204,7 @@ def _save_pipeline(run: Run, folder: Path) -> None:
     for name, module in (("unet", unet), ("text_encoder", text_encoder), ("controlnet", controlnet)):
         module.load_state_dict(average[name])
     vae.load_state_dict(torch.load(run.work / "latents.pt", map_location="cpu", weights_only=True))
-    pipeline = make_depth_pipeline(tokenizer, text_encoder, vae.half(), unet.half(), controlnet.half())
+    pipeline = make_pipeline(tokenizer, text_encoder, vae.half(), unet.half(), controlnet.half())
     pipeline.save_pretrained(folder)
     # Older releases of transformers read the tokenizer from these two.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))

@@ -35,6 +35,18 @@ def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Ten
     return {"loss": total, "l1": l1.detach(), "edges": edges.detach()}
 
 
+def draw_latents(
+    run: Run, vae: AutoencoderKL, x: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents of pictures x, drawn and with a denoiser's remains added, and their divergence from normal noise."""
+    with run.autocast():
+        posterior = vae.encode(x).latent_dist
+    mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+    z = mean + std * torch.randn(mean.shape, generator=generator, device=run.device)
+    z = z + LATENT_NOISE * mean.detach().std() * torch.randn(mean.shape, generator=generator, device=run.device)
+    return z, 0.5 * (mean**2 + std**2 - 1.0 - logvar).mean()
+
+
 def train_vae(run: Run) -> AutoencoderKL:
     """Trains the autoencoder on crops of changing shapes: small ones early, windows and wider ones later.
 
@@ -57,18 +69,13 @@ def train_vae(run: Run) -> AutoencoderKL:
         elif kind < 0.15:
             height, width, count = pixels, pixels, max(batch // 8, 1)
         x = pictures.crops(rng.integers(len(pictures.scenes), size=count), height, width, rng) * 2.0 - 1.0
-        with run.autocast():
-            posterior = vae.encode(x).latent_dist
-        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
-        z = mean + std * torch.randn(mean.shape, generator=generator, device=run.device)
-        z = z + LATENT_NOISE * mean.detach().std() * torch.randn(mean.shape, generator=generator, device=run.device)
+        z, kl = draw_latents(run, vae, x, generator)
         if cut:
             left = int(rng.integers(cells + 1))
             z, x = z[..., left : left + cells], x[..., left * factor : left * factor + pixels]
         with run.autocast():
             y = vae.decode(z).sample
         losses = reconstruction_loss(y.float(), x)
-        kl = 0.5 * (mean**2 + std**2 - 1.0 - logvar).mean()
         return {**losses, "loss": losses["loss"] + KL_WEIGHT * kl, "kl": kl.detach()}
 
     average = fit(run, "vae", {"vae": vae}, loss, peak=2e-3, steps=12_000, decay=0.995, warmup=100)
