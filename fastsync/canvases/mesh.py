@@ -173,16 +173,8 @@ class MeshCanvas(ResampledCanvas):
         Returns:
             bool [M], and the pixels int64 [M, 4] of the stacked views with their weights float32 [M, 4].
         """
-        at, normal = self._at[rows], self._normal[rows]
-        index, weight = torch.zeros(len(rows), 4, dtype=torch.int64), torch.zeros(len(rows), 4)
-        best = torch.zeros(len(rows))
-        for i in order:
-            pixel, part = self.sight.around(i, at, normal)
-            cosine = (self.cameras[i].towards(at) * normal).sum(-1).abs()
-            chosen = (part.sum(1) > 0) & ((cosine > best) if straightest else True)
-            best = torch.where(chosen, cosine, best)
-            index[chosen], weight[chosen] = pixel[chosen] + i * math.prod(self.sight.size), part[chosen]
-        return best > 0, index, weight
+        owner, pixel, weight = self.sight.read(order, self._at[rows], self._normal[rows], straightest)
+        return owner >= 0, pixel + owner[:, None] * math.prod(self.sight.size), weight
 
     def _stacked_taps(self, index: torch.Tensor, weight: torch.Tensor) -> ops.Taps:
         """A table [1, M, 1, 4] of the views below one another, from what :meth:`_reading` returns."""

@@ -107,6 +107,38 @@ class Sight:
         total = weight.sum(1, keepdim=True)
         return index, weight / total.where(total > 0, 1)
 
+    def read(
+        self,
+        views: Sequence[int],
+        at: torch.Tensor,
+        normals: torch.Tensor,
+        straightest: bool = False,
+        clear: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where surface points [M, 3] are shown: by the last of the views that shows them, or the straightest looking.
+
+        Args:
+            clear: bool [N, h, w], pixels that may be read; all if None.
+
+        Returns:
+            the view, int64 [M], -1 where none shows the point; its four flat pixels, int64 [M, 4], and their weights,
+            float32 [M, 4].
+        """
+        owner = torch.full((len(at),), -1)
+        pixel, weight = torch.zeros(len(at), 4, dtype=torch.int64), torch.zeros(len(at), 4)
+        best = torch.zeros(len(at))
+        for view in views:
+            around, part = self.around(view, at, normals)
+            chosen = part.sum(1) > 0
+            if clear is not None:
+                chosen &= (clear[view].flatten()[around] | (part == 0)).all(1)
+            if straightest:
+                cosine = (self.cameras[view].towards(at) * normals).sum(-1).abs()
+                chosen &= cosine > best
+                best = torch.where(chosen, cosine, best)
+            owner[chosen], pixel[chosen], weight[chosen] = view, around[chosen], part[chosen]
+        return owner, pixel, weight
+
     def _place(self, view: int, at: torch.Tensor, normals: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows, columns, depths, and on which side of the points' faces the camera is (1, -1; 0: it is too steep)."""
         camera = self.cameras[view]

@@ -91,14 +91,8 @@ def _table(sight: Sight, clear: torch.Tensor, i: int, earlier: Sequence[int]) ->
     pixel = clear[i].flatten().nonzero()[:, 0]
     at = sight.points[i].flatten(0, 1)[pixel]
     normal = normals(sight.mesh, sight.face[i].flatten()[pixel])
-    index, weight = torch.zeros(len(pixel), 4, dtype=torch.int64), torch.zeros(len(pixel), 4)
-    best = torch.zeros(len(pixel))
-    for place, j in enumerate(earlier):
-        around, part = sight.around(j, at, normal)
-        shown = (part.sum(1) > 0) & (clear[j].flatten()[around] | (part == 0)).all(1)
-        cosine = (sight.cameras[j].towards(at) * normal).sum(-1).abs()
-        chosen = shown & (cosine > best)
-        best = torch.where(chosen, cosine, best)
-        index[chosen], weight[chosen] = around[chosen] + place * clear[j].numel(), part[chosen]
-    seen = best > 0
-    return _Table(pixel[seen], index[seen], weight[seen])
+    owner, around, weight = sight.read(earlier, at, normal, straightest=True, clear=clear)
+    seen = owner >= 0
+    place = torch.full((len(clear),), -1)
+    place[list(earlier)] = torch.arange(len(earlier))
+    return _Table(pixel[seen], (around + place[owner][:, None] * clear[i].numel())[seen], weight[seen])
