@@ -1,6 +1,6 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
-from .canvases import Canvas, IllusionCanvas, MaskCanvas, MeshCanvas, PanoramaCanvas, View, WideCanvas
+from .canvases import Canvas, IllusionCanvas, LinearCanvas, MaskCanvas, MeshCanvas, PanoramaCanvas, View, WideCanvas
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
 from .priors import ControlNetPrior, DeepFloydPrior, DepthPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
@@ -20,6 +20,7 @@ __all__ = [
     "FunctionPrior",
     "IllusionCanvas",
     "Independent",
+    "LinearCanvas",
     "MaskCanvas",
     "MeshCanvas",
     "Method",

@@ -1,6 +1,6 @@
 """Canonical spaces and their maps: ``project`` (canvas to views) and ``merge`` (views to canvas)."""
 
-from .base import Canvas, Neighbours
+from .base import Canvas, LinearCanvas, Neighbours
 from .illusion import IllusionCanvas
 from .illusion_views import View
 from .mask import MaskCanvas
@@ -16,6 +16,7 @@ __all__ = [
     "Camera",
     "Canvas",
     "IllusionCanvas",
+    "LinearCanvas",
     "MaskCanvas",
     "MeshCanvas",
     "Neighbours",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from ..errors import check_tensor, shape_text
-from .base import Neighbours, Whiteness
+from .base import LinearCanvas, Units, Whiteness
 
 
-class MaskCanvas:
+class MaskCanvas(LinearCanvas):
     """A picture of H x W cells of which every view shows all, and answers for a part.
 
     View 0 is the background, views 1 to K are the masks' foregrounds; each counts in ``merge`` as much as its mask says
@@ -20,21 +20,21 @@ class MaskCanvas:
     foregrounds', which are themselves drawn to the background's outside their masks (Lee 2025, masked generation).
 
     Args:
-        masks: [K, 1, H, W] in [0, 1] (or bool), in the prior's sample units; soft and overlapping ones are legal. Where
-            masks overlap, later ones lie over earlier ones.
+        masks: [K, 1, H, W] in [0, 1] (or bool); soft and overlapping ones are legal. Where masks overlap, later ones
+            lie over earlier ones.
+        units: of the masks, ``"cells"`` or ``"pixels"`` (:class:`fastsync.Canvas`).
 
     Attributes:
-        num_views, view_shape, size: K + 1 (chained: K + 2), (H, W), (H, W).
+        num_views, view_shape, size, units: K + 1 (chained: K + 2), (H, W), (H, W), and as given.
         masks: float32 [K, 1, H, W].
         regions: float32 [num_views, 1, H, W], how much each view counts; its sum over the views is positive everywhere.
         is_chained: whether the whole picture is the last view.
     """
 
-    signs: torch.Tensor | None = None
     whiteness: Whiteness = "exact"
-    foreground: torch.Tensor | None = None
+    regions: torch.Tensor
 
-    def __init__(self, masks: torch.Tensor) -> None:
+    def __init__(self, masks: torch.Tensor, *, units: Units = "cells") -> None:
         if not isinstance(masks, torch.Tensor) or masks.ndim != 4 or masks.shape[1] != 1 or not masks.numel():
             got = shape_text(masks.shape) if isinstance(masks, torch.Tensor) else type(masks).__name__
             raise ValueError(f"masks must be a tensor [K, 1, H, W] with one mask or more, got {got}.")
@@ -50,74 +50,42 @@ class MaskCanvas:
                 f"mask {empty[0]} is empty: give every foreground some cells (thin shapes may vanish when a mask is "
                 "scaled down to latent cells)."
             )
-        self.masks, self.is_chained = masks, False
-        self.size = (int(masks.shape[2]), int(masks.shape[3]))
-        self.view_shape: tuple[int, ...] = self.size
-        self._build()
-
-    def _build(self) -> None:
-        background = 1 - self.masks.amax(0, keepdim=True)
-        self.regions = torch.cat([background, self.masks])
-        if self.is_chained:
-            self.regions = torch.cat([torch.zeros_like(self.regions), torch.ones_like(background)])
-        self.num_views = len(self.regions)
+        background = 1 - masks.amax(0, keepdim=True)
+        self.masks, self.regions, self.is_chained = masks, torch.cat([background, masks]), False
+        size = (int(masks.shape[2]), int(masks.shape[3]))
+        super().__init__(size, size, len(self.regions), units=units)
 
     def chained(self) -> MaskCanvas:
         """The same masks with the whole picture as one view more, which is the result."""
-        canvas = MaskCanvas(self.masks)
-        canvas.is_chained = True
-        canvas._build()
-        return canvas
+        if self.is_chained:
+            return self
+        chained = copy.copy(self)
+        chained.regions = torch.cat([torch.zeros_like(self.regions), torch.ones_like(self.regions[:1])])
+        chained.num_views, chained.is_chained = len(chained.regions), True
+        return chained
 
     @property
     def coverage(self) -> torch.Tensor:
         """[1, 1, H, W], how much of all views counts in each cell (float32)."""
         return self.regions.sum(0, keepdim=True)
 
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        """The picture [1, C, H, W] for every view, [N, C, H, W]."""
-        if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
-            got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-            raise ValueError(f"z must be a picture [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
+    def cells(self, view: int) -> torch.Tensor:
+        """The picture's own cells, int64 [H, W], in every view."""
+        return torch.arange(self.size[0] * self.size[1]).reshape(self.size)
+
+    def _project(self, z: torch.Tensor) -> torch.Tensor:
         return z.repeat(self.num_views, 1, 1, 1)
 
-    def project_noise(self, z: torch.Tensor) -> torch.Tensor:
-        """As :meth:`project`: every view shows the picture's own cells, so noise stays white."""
-        return self.project(z)
+    def _adjoint(self, views: torch.Tensor) -> torch.Tensor:
+        return views.sum(0, keepdim=True)
 
-    def adjoint(self, views: torch.Tensor) -> torch.Tensor:
-        """``sum_i P_i^T x^i``: views [N, C, H, W] added up [1, C, H, W]."""
-        return self._checked(views).sum(0, keepdim=True)
+    def _sums(self, views: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each view counts as its region says."""
+        weights = weights * self.regions.to(views)
+        return (weights * views).sum(0, keepdim=True), weights.sum(0, keepdim=True)
 
-    def merge(
-        self, views: torch.Tensor, weights: torch.Tensor | None = None, previous: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Mean of the views, each weighted by its region.
-
-        Args:
-            views: [N, C, H, W].
-            weights: non-negative, [H, W] (the same for all views) or [N, 1, H, W], multiplied with the regions.
-            previous: [1, C, H, W], kept where no view has weight (0 if None).
-        """
-        self._checked(views)
-        regions = self.regions.to(views)
-        if weights is not None:
-            if check_tensor("weights", weights).shape not in (self.size, regions.shape):
-                raise ValueError(
-                    f"weights must be {shape_text(self.size)} or {shape_text(regions.shape)}, got "
-                    f"{shape_text(weights.shape)}."
-                )
-            regions = regions * weights.to(views)
-        total = regions.sum(0, keepdim=True)
-        kept = torch.zeros_like(views[:1]) if previous is None else previous
-        return torch.where(total > 0, (regions * views).sum(0, keepdim=True) / total.where(total > 0, 1), kept)
-
-    def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-        """The picture [1, C, H, W] with the regions of views [N, C, H, W] laid over one another in ``order``.
-
-        The background lies under all, whatever its place in ``order``.
-        """
-        self._checked(views)
+    def _composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+        """The regions laid over one another; the background lies under all, whatever its place in ``order``."""
         if self.is_chained:
             return views[-1:].clone()
         z = views[:1].clone()
@@ -126,11 +94,10 @@ class MaskCanvas:
                 z = torch.lerp(z, views[i : i + 1], self.masks[i - 1 : i].to(views))
         return z
 
-    def neighbours(self, order: Sequence[int]) -> Neighbours:
+    def _beneath(self, order: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Foregrounds read the background outside their masks, the whole reads the topmost view of each cell."""
-        count, cells = self.num_views, torch.arange(self.size[0] * self.size[1]).reshape(self.size)
-        owner = torch.full((count, *self.size), -1)
-        weight = torch.zeros(count, *self.size)
+        owner = torch.full((self.num_views, *self.size), -1)
+        weight = torch.zeros(self.num_views, *self.size)
         foregrounds = range(1, len(self.masks) + 1)
         for position, i in enumerate(order):
             earlier = set(order[:position])
@@ -145,13 +112,4 @@ class MaskCanvas:
                     owner[i][part > weight[i]] = j
                     weight[i] = torch.maximum(weight[i], part)
         owner[weight == 0] = -1
-        sources = [tuple(j for j in owner[i].unique().tolist() if j >= 0) for i in range(count)]
-        shifts: list[tuple[int, int, int] | None] = [None if read else (-1, 0, 0) for read in sources]
-        return Neighbours(sources, owner, cells.expand(count, *self.size), shifts, weight=weight)
-
-    def _checked(self, views: Any) -> torch.Tensor:
-        right = isinstance(views, torch.Tensor) and views.ndim == 4
-        if not right or (len(views), *views.shape[2:]) != (self.num_views, *self.size):
-            got = shape_text(views.shape) if isinstance(views, torch.Tensor) else type(views).__name__
-            raise ValueError(f"views must be [{self.num_views}, C, {self.size[0]}, {self.size[1]}], got {got}.")
-        return views
+        return owner, self.cells(0).expand(owner.shape), weight

@@ -12,11 +12,12 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import ops
-from ..errors import check_number, check_pair, shown
+from ..errors import check_choice, check_number, check_pair, shown
 from ..geometry import CAMERAS, Camera, Mesh, Sight, see, unwrap
 from ..geometry.meshes import need
 from ..geometry.sight import GRAZING, Rasterizer, normals, points
 from ..geometry.texels import rasterize
+from .base import UNITS, Units
 from .resampled import ResampledCanvas, Solver, covered, stacked
 
 DAMPING = 0.1  # of the least squares: what it takes that views which contradict each other leave no speckles
@@ -44,13 +45,14 @@ class MeshCanvas(ResampledCanvas):
             the mesh is thought to fill the unit sphere. None: :data:`fastsync.geometry.CAMERAS`, eight around it and
             two from above.
         texture_size: (H, W), or one number for both. None: square, texels about as large as the views' pixels.
-        view_size: (h, w) of a view, or one number for both; in the prior's sample units.
+        view_size: (h, w) of a view, or one number for both.
         rasterizer: ``"auto"``, ``"embree"`` or ``"nvdiffrast"`` (:func:`fastsync.geometry.see`).
         cosine_power: at least 0, how much slanted views count less; at 0 all count alike.
         progress: show progress bars while the tables are built.
+        units: of the views, ``"cells"`` or ``"pixels"`` (:class:`fastsync.Canvas`).
 
     Attributes:
-        num_views, view_shape, size, cameras: ``view_shape`` is (h, w), ``size`` (H, W).
+        num_views, view_shape, size, units, cameras: ``view_shape`` is (h, w), ``size`` (H, W).
         mesh: the mesh with the texture coordinates that are used.
         sight: the views' face, depth, normal and cosine maps (:class:`fastsync.geometry.Sight`).
 
@@ -69,7 +71,10 @@ class MeshCanvas(ResampledCanvas):
         rasterizer: Rasterizer = "auto",
         cosine_power: float = 4.0,
         progress: bool = False,
+        *,
+        units: Units = "cells",
     ) -> None:
+        check_choice("units", units, UNITS)  # before anything takes long
         self.cameras = _cameras(CAMERAS if cameras is None else cameras)
         window = _sides("view_size", view_size)
         size = None if texture_size is None else _sides("texture_size", texture_size)
@@ -102,7 +107,7 @@ class MeshCanvas(ResampledCanvas):
             )
         own = _own_cells(taps, self.sight.foreground, progress)
         hole_taps = self._stacked_taps(index[found], weight[found])
-        super().__init__(self.size, window, taps, own, holes, hole_taps, damping=DAMPING)
+        super().__init__(self.size, window, taps, own, holes, hole_taps, damping=DAMPING, units=units)
         self._confidence = self.sight.cosine.clamp_min(GRAZING).pow(cosine_power)[:, None]
         self._pairs: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -131,12 +136,8 @@ class MeshCanvas(ResampledCanvas):
         self._fill_from = self._fill_from.to(z.device)
         return ops.transform(z, self._fill_from)
 
-    def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-        """The texture [1, C, H, W] with views [N, C, h, w] painted over one another in ``order``.
-
-        A view paints what it sees, unless it looks along the surface (cosine up to 0.1); what is left is their merge.
-        """
-        self._check_views(views)
+    def _composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+        """A view paints what it sees, unless it looks along the surface (cosine up to 0.1); the rest is their merge."""
         weights = views.new_zeros(self.num_views, 1, *self.window)
         weights[list(order)] = 1.0
         z = self.merge(views, weights).flatten(2)

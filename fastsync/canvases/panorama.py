@@ -10,6 +10,7 @@ import torch
 
 from .. import ops
 from ..errors import check_choice, check_pair, shown
+from .base import Units
 from .resampled import ResampledCanvas, covered
 from .surfaces import SURFACES, Camera, focal
 
@@ -46,15 +47,16 @@ class PanoramaCanvas(ResampledCanvas):
     stays white; a view's noisy neighbours are read at the nearest pixel.
 
     Args:
-        size: (H, W), in the prior's sample units; cells about as large as pixels, i.e. W about 360 / fov windows.
+        size: (H, W); cells about as large as the views' own, i.e. W about 360 / fov windows.
         cameras: (azimuth, elevation, horizontal field of view) in degrees, elevations from -90 to 90, on a torus from
             -180 to 180. None: two rings of five at the horizon (:data:`CAMERAS`; add :data:`POLES` for a sphere's
             zenith and nadir), on a torus five rings of five (:data:`TILES`).
         window: (h, w) of a view.
         surface: ``"sphere"``, ``"cylinder"`` or ``"torus"``.
+        units: of size and window, ``"cells"`` or ``"pixels"`` (:class:`fastsync.Canvas`).
 
     Attributes:
-        num_views, view_shape, size, window, cameras, surface: as given, ``view_shape`` being the window.
+        num_views, view_shape, size, units, window, cameras, surface: as given, ``view_shape`` being the window.
 
     Raises:
         ValueError: a canvas too coarse for its views: cells must be smaller than pixels for noise to be white; or a
@@ -67,6 +69,8 @@ class PanoramaCanvas(ResampledCanvas):
         cameras: Sequence[Camera] | None = None,
         window: tuple[int, int] = (64, 64),
         surface: Literal["sphere", "cylinder", "torus"] = "sphere",
+        *,
+        units: Units = "cells",
     ) -> None:
         self.size, self.window = check_pair("size", size), check_pair("window", window)
         self.surface: str = check_choice("surface", surface, SURFACES)
@@ -81,9 +85,8 @@ class PanoramaCanvas(ResampledCanvas):
         index, weight = self._bilinear(row, column)
         taps = ops.Taps(index.int(), weight.float(), self.size).sort()
         own = [self._own_cells(*place, camera) for place, camera in zip(places, self.cameras, strict=True)]
-        super().__init__(
-            self.size, self.window, taps, torch.stack(own), *self._between_pixels(covered(taps)), unseen=UNSEEN
-        )
+        between = self._between_pixels(covered(taps))
+        super().__init__(self.size, self.window, taps, torch.stack(own), *between, unseen=UNSEEN, units=units)
 
     # ---- tables -------------------------------------------------------------------------------------------------
 
@@ -147,9 +150,8 @@ class PanoramaCanvas(ResampledCanvas):
 
     # ---- maps ---------------------------------------------------------------------------------------------------
 
-    def composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-        """Canvas [1, C, H, W] with views [N, C, h, w] painted over one another in ``order``; 0 where none looks."""
-        self._check_views(views)
+    def _composite(self, views: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+        """Every cell reads the last view that shows it, bilinear."""
         z = views.new_zeros(1, views.shape[1], *self.size)
         h, w = self.window
         for i in order:

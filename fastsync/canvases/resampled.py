@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from .. import ops
-from ..errors import check_choice, check_int, check_tensor, shape_text
-from .base import Neighbours, Whiteness
+from ..errors import check_choice, check_int
+from .base import LinearCanvas, Units, Whiteness
 
 Solver = Literal["splat", "cg"]
 
 
-class ResampledCanvas(ABC):
+class ResampledCanvas(LinearCanvas):
     """A canvas of H x W cells that views (h, w) read through a table of taps.
 
     Clean views are read with the table's weights. Noise is read cell by cell, each pixel of a view its own one, so that
@@ -33,10 +33,11 @@ class ResampledCanvas(ABC):
         damping: of the least squares, how much a cell is held at its splat: as if a pixel of this weight (in units of
             the weights around it) showed the splat there. 0 is the least squares itself, which blows up in cells that
             pixels hardly touch wherever views contradict each other.
+        units: ``"cells"`` or ``"pixels"`` (:class:`fastsync.Canvas`).
     """
 
-    signs: torch.Tensor | None = None
     whiteness: Whiteness = "nearest"
+    _taps: ops.Taps
 
     def __init__(
         self,
@@ -48,27 +49,18 @@ class ResampledCanvas(ABC):
         hole_taps: ops.Taps,
         unseen: float = 0.0,
         damping: float = 0.0,
+        *,
+        units: Units = "cells",
     ) -> None:
-        self.size, self.window, self.num_views = size, window, len(own)
-        self.view_shape: tuple[int, ...] = window
+        super().__init__(size, window, len(own), units=units)
+        self.window = self.view_shape
         self._taps, self._own, self._unseen, self._damping = taps, own, unseen, damping
         self._holes, self._hole_taps = holes, hole_taps
         self._means: dict[tuple[torch.device, torch.dtype], _Mean] = {}
 
-    @property
-    def foreground(self) -> torch.Tensor | None:
-        """bool [N, 1, h, w], where views show the canvas; None: everywhere."""
-        return None
-
-    @property
-    def coverage(self) -> torch.Tensor:
-        """[1, 1, H, W], how many views see each cell, a pixel's weight shared by the cells around it (float32)."""
-        return covered(self._on(torch.device("cpu")))
-
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        """What the cameras see of a clean canvas [1, C, H, W], bilinear, [N, C, h, w]; 0 where they see none of it."""
-        self._check_canvas(z)
-        return ops.resample(z, self._on(z.device))
+    def cells(self, view: int) -> torch.Tensor:
+        """For each pixel the flat cell whose noise it has, int64 [h, w]."""
+        return self._own[view]
 
     def project_noise(self, z: torch.Tensor) -> torch.Tensor:
         """White noise [1, C, H, W] as views [N, C, h, w], white within each view and shared where views overlap."""
@@ -76,10 +68,8 @@ class ResampledCanvas(ABC):
         self._own = self._own.to(z.device)
         return ops.transform(z.expand(self.num_views, *z.shape[1:]), self._own)
 
-    def adjoint(self, views: torch.Tensor) -> torch.Tensor:
-        """``sum_i P_i^T x^i`` of the bilinear maps: views [N, C, h, w] to canvas [1, C, H, W]."""
-        self._check_views(views)
-        return ops.splat(views, self._on(views.device))
+    def _project(self, z: torch.Tensor) -> torch.Tensor:
+        return ops.resample(z, self._on(z.device))
 
     def merge(
         self,
@@ -101,20 +91,12 @@ class ResampledCanvas(ABC):
                 where the canvas damps it).
             iterations: of ``"cg"``.
         """
-        self._check_views(views)
+        weights, previous = self._checked(views, weights, previous)
         if check_choice("solver", solver, ("splat", "cg")) == "splat" and weights is None:
             return self._mean(views).merge(views, previous)
-        weights = views.new_ones(self.window) if weights is None else check_tensor("weights", weights).to(views)
-        if weights.shape == self.window:
-            weights = weights.expand(self.num_views, 1, *self.window)
-        if weights.shape != (self.num_views, 1, *self.window):
-            raise ValueError(
-                f"weights must be {shape_text(self.window)} or {shape_text((self.num_views, 1, *self.window))}, got "
-                f"{shape_text(weights.shape)}."
-            )
-        weights = self._weighted(weights)
-        taps = self._on(views.device)
-        total, weight = ops.uv_accumulate(views, weights, taps)
+        weights = views.new_ones(1, 1, *self.window) if weights is None else weights
+        weights = self._weighted(weights.expand(self.num_views, -1, -1, -1))
+        total, weight = self._sums(views, weights)
         seen = weight > self._unseen * weights.max()
         z = torch.where(seen, total / weight.where(seen, torch.ones_like(weight)), 0)
         if solver == "cg":
@@ -198,41 +180,26 @@ class ResampledCanvas(ABC):
             direction = step + size / before.clamp_min(tiny) * direction
         return z
 
-    def neighbours(self, order: Sequence[int]) -> Neighbours:
+    def _beneath(self, order: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """For each view the latest earlier view at each of its pixels, at the nearest pixel."""
         owner = torch.full((self.num_views, *self.window), -1)
         cell = torch.zeros_like(owner)
-        sources: list[tuple[int, ...]] = [()] * self.num_views
         for position, i in enumerate(order):
             for j in order[:position]:
                 pixel = self._read(i, j)
                 owner[i][pixel >= 0] = j
                 cell[i] = torch.where(pixel >= 0, pixel, cell[i])
-            sources[i] = tuple(j for j in owner[i].unique().tolist() if j >= 0)
-        shifts: list[tuple[int, int, int] | None] = [None if read else (-1, 0, 0) for read in sources]
-        return Neighbours(sources, owner, cell, shifts)
+        return owner, cell, None
 
     @abstractmethod
     def _read(self, i: int, j: int) -> torch.Tensor:
         """The flat pixel of view j nearest to what each pixel of view i shows, int [h, w]; -1 where j shows it not."""
 
-    def _check_canvas(self, z: Any) -> None:
-        if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
-            got = shape_text(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-            raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {got}.")
-
-    def _check_views(self, views: Any) -> None:
-        right = isinstance(views, torch.Tensor) and views.ndim == 4
-        if not right or (len(views), *views.shape[2:]) != (self.num_views, *self.window):
-            got = shape_text(views.shape) if isinstance(views, torch.Tensor) else type(views).__name__
-            raise ValueError(f"views must be [{self.num_views}, C, {self.window[0]}, {self.window[1]}], got {got}.")
-
     def _on(self, device: torch.device) -> ops.Taps:
         """The views' table on a device; moved there once, with that of the cells between pixels."""
         if self._taps.index.device != device:
-            self._taps = self._taps.to(device)
             self._holes, self._hole_taps = self._holes.to(device), self._hole_taps.to(device)
-        return self._taps
+        return super()._on(device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_one_sentence():
     with pytest.raises(ValueError, match="must have sign 1 or -1, got 2"):
         fs.IllusionCanvas([fs.View("loud", VIEWS["flip"].index, sign=2)], (3, 8, 8))
     canvas = fs.IllusionCanvas(["identity", "flip"], (3, 8, 8))
-    with pytest.raises(ValueError, match=r"z must be a picture \[1, C, 8, 8\], got \[2, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"z must be a canvas \[1, C, 8, 8\], got \[2, 3, 8, 8\]"):
         canvas.project(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"views must be \[2, C, 8, 8\], got \[1, 3, 8, 8\]"):
         canvas.merge(torch.zeros(1, 3, 8, 8))

@@ -208,7 +208,7 @@ def test_bad_masks_get_a_sentence(given: object, words: str) -> None:
 
 def test_wrong_shapes_and_conditions_get_a_sentence() -> None:
     canvas = MaskCanvas(masks() > 0)  # bool is legal
-    with pytest.raises(ValueError, match="z must be a picture"):
+    with pytest.raises(ValueError, match="z must be a canvas"):
         canvas.project(torch.zeros(1, 2, 6, 7))
     with pytest.raises(ValueError, match="views must be"):
         canvas.merge(torch.zeros(2, 2, 6, 8))
