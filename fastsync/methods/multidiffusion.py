@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 
-from ..canvases.mask import MaskCanvas
 from ..errors import check_choice, check_int
 from ..run import Run
 from ..scheduling import Work
@@ -33,7 +32,7 @@ class MultiDiffusion(Method):
 
     def begin(self, run: Run) -> Any:
         """Bootstrapping is refused where there are no masks; the backdrop of the step under way is kept here."""
-        if self.bootstrapping and not isinstance(run.canvas, MaskCanvas):
+        if self.bootstrapping and run.canvas.regions is None:
             raise ValueError(
                 f"bootstrapping={self.bootstrapping} replaces what lies outside masks, and {type(run.canvas).__name__} "
                 "has none: use bootstrapping=0, or a MaskCanvas."
@@ -44,7 +43,7 @@ class MultiDiffusion(Method):
         """Take the batch's views one step on, foregrounds from before their backdrop while they are bootstrapped."""
         if work[0][1] >= self.bootstrapping:
             return super().advance(run, work)
-        assert isinstance(run.canvas, MaskCanvas)
+        assert run.canvas.regions is not None
         x = run.states(work)
         own = run.canvas.regions[[i for i, _ in work]].to(x)
         own[[i == 0 for i, _ in work]] = 1.0
