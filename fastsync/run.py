@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import conditions, ops
-from .canvases.base import Canvas, Neighbours
+from .canvases.base import LinearCanvas, Neighbours
 from .conditions import Condition
 from .diffusion import StepTable
 from .priors.base import Prediction, Prior
@@ -59,7 +59,7 @@ class Run:
     """
 
     prior: Prior
-    canvas: Canvas
+    canvas: LinearCanvas
     table: StepTable
     cond: Condition | None
     uncond: Condition | None
@@ -81,7 +81,7 @@ class Run:
         self.table = self.table.to(self.device)
         lives = torch.tensor(list(self.lifetimes))
         self._lives, self._first = lives, lives.cumsum(0) - lives
-        self._slots, self._signed = int(lives.sum()), getattr(self.canvas, "signs", None) is not None
+        self._slots, self._signed = int(lives.sum()), self.canvas.signs is not None
         shape = (self._slots * (2 if self._signed else 1), *self.prior.view_shape)
         self.pool_x = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Clean estimates are kept only where views read one another.

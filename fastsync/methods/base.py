@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..diffusion import NoiseSchedule, StepTable
 from ..run import Run
 from ..scheduling import Order, Work
@@ -35,11 +35,11 @@ class Method:
         """The run's steps; what is wrong with ``num_inference_steps`` or ``eta`` is said here."""
         return schedule.steps(num_inference_steps, eta)
 
-    def view_order(self, canvas: Canvas) -> list[int]:
+    def view_order(self, canvas: LinearCanvas) -> list[int]:
         """Views in the order in which they are worked."""
         return list(range(canvas.num_views))
 
-    def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
+    def sources(self, canvas: LinearCanvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
         """For each view the earlier views whose work at the same step it needs."""
         return [()] * canvas.num_views
 

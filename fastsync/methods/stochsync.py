@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from .. import ops
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..diffusion import NoiseSchedule, StepTable, is_vanishing
 from ..errors import check_choice, check_int, check_number, shown
 from ..run import Run
@@ -119,7 +119,7 @@ class StochSync(Method):
             )
         return table
 
-    def view_order(self, canvas: Canvas) -> list[int]:
+    def view_order(self, canvas: LinearCanvas) -> list[int]:
         """Set by set, so that split batches hold views of one set."""
         return list(dict.fromkeys(i for members in self._sets(canvas) for i in members))
 
@@ -168,7 +168,7 @@ class StochSync(Method):
         """The canvas, and what the views show of it, in the canvas's units."""
         return self.compose(run, views), run.prepared.views
 
-    def _sets(self, canvas: Canvas) -> list[list[int]]:
+    def _sets(self, canvas: LinearCanvas) -> list[list[int]]:
         if self.sets is None:
             return disjoint_sets(canvas)
         named, count = {i for members in self.sets for i in members}, canvas.num_views
@@ -284,7 +284,7 @@ class _State:
     turn: _Turn | None = None
 
 
-def disjoint_sets(canvas: Canvas) -> list[list[int]]:
+def disjoint_sets(canvas: LinearCanvas) -> list[list[int]]:
     """Views in sets within which none covers more than 5 % of another: each joins the first set that it may."""
     sets: list[list[int]] = []
     for i in range(canvas.num_views):
@@ -337,7 +337,7 @@ def _painted(run: Run) -> torch.Tensor:
             (canvas.num_views, 1, *run.prior.view_shape[1:]), float(bool(done)), dtype=dtype, device=device
         )
     # Where views show the canvas's negative, its ones are -1 in them.
-    whole = torch.ones(canvas.num_views, 1, *canvas.view_shape[-2:], dtype=dtype, device=device)
+    whole = torch.ones(canvas.num_views, 1, *canvas.view_shape, dtype=dtype, device=device)
     ones = run.shown(torch.ones(1, 1, *canvas.size, dtype=dtype, device=device), whole)
     own = _only(list(done), ones)
     seen = run.shown(canvas.merge(ones, own), own) * ones

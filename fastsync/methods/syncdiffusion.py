@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..errors import check_int, check_number, shown
 from ..rewards.base import Reward
 from ..rewards.perceptual import Perceptual
@@ -66,12 +66,12 @@ class SyncDiffusion(MultiDiffusion):
         self.perceptual = Perceptual() if perceptual is None and self.weight > 0 else perceptual
         self.decode = decode
 
-    def view_order(self, canvas: Canvas) -> list[int]:
+    def view_order(self, canvas: LinearCanvas) -> list[int]:
         """The anchor first."""
         anchor = canvas.num_views // 2
         return [anchor, *(i for i in range(canvas.num_views) if i != anchor)]
 
-    def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
+    def sources(self, canvas: LinearCanvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
         """Everyone reads the anchor."""
         return [() if i == order[0] else (order[0],) for i in range(canvas.num_views)]
 

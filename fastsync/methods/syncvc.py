@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from .. import ops
-from ..canvases.base import Canvas, Neighbours
+from ..canvases.base import LinearCanvas, Neighbours
 from ..diffusion import is_vanishing
 from ..errors import check_choice, check_int, check_number, shown
 from ..priors.base import Prediction
@@ -171,7 +171,7 @@ class SyncVC(Method):
             return [check_number("lr", rate, minimum=0.0) for rate in lr]
         return [check_number("lr", lr, minimum=0.0)] * self.iterations
 
-    def view_order(self, canvas: Canvas) -> list[int]:
+    def view_order(self, canvas: LinearCanvas) -> list[int]:
         """The given order, checked to name every view once."""
         if self._view_order is None:
             return super().view_order(canvas)
@@ -181,7 +181,7 @@ class SyncVC(Method):
             )
         return list(self._view_order)
 
-    def sources(self, canvas: Canvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
+    def sources(self, canvas: LinearCanvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
         """The views that a view overlaps; all earlier ones where a reward looks at them."""
         if any(as_reward(reward).reads_earlier for reward in self.rewards):
             position = {view: n for n, view in enumerate(order)}

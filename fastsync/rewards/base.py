@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 
 RewardFunction = Callable[[torch.Tensor, Sequence[torch.Tensor], int], Any]
 
@@ -33,7 +33,7 @@ class Reward:
     speaks_of_first: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 
-    def begin(self, canvas: Canvas, order: Sequence[int]) -> Reward:
+    def begin(self, canvas: LinearCanvas, order: Sequence[int]) -> Reward:
         """Called once a run, with its canvas and the views in work order; returns what is asked during the run."""
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..errors import check_number, shown
 from .base import Reward
 
@@ -81,7 +81,7 @@ class Clip(Reward):
             pass  # a folder without preprocessor_config.json: CLIP's own numbers
         return model, processor
 
-    def begin(self, canvas: Canvas, order: Sequence[int]) -> Clip:
+    def begin(self, canvas: LinearCanvas, order: Sequence[int]) -> Clip:
         """Itself; ValueError where the prompts are not as many as the views."""
         if len(self.prompt) not in (1, canvas.num_views):
             raise ValueError(

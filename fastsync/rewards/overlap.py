@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..canvases.base import Canvas, Neighbours
+from ..canvases.base import LinearCanvas, Neighbours
 from ..errors import check_number
 from .base import Reward
 
@@ -29,7 +29,7 @@ class Overlap(Reward):
         self._neighbours: Neighbours | None = None
         self._order: list[int] = []
 
-    def begin(self, canvas: Canvas, order: Sequence[int]) -> Overlap:
+    def begin(self, canvas: LinearCanvas, order: Sequence[int]) -> Overlap:
         """One that knows who is whose neighbour."""
         bound = Overlap(self.weight)
         bound._neighbours, bound._order = canvas.neighbours(order), list(order)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import ops
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..errors import shape_text
 from ..scheduling import Work
 from .base import Reward
@@ -30,7 +30,7 @@ class Panel:
     def __init__(
         self,
         rewards: Sequence[Reward],
-        canvas: Canvas,
+        canvas: LinearCanvas,
         order: Sequence[int],
         sources: Sequence[Sequence[int]],
         decode: Decode,

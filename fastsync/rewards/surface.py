@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..canvases.base import Canvas
+from ..canvases.base import LinearCanvas
 from ..errors import check_int, check_number, shape_text
 from ..geometry import Sight
 from ..geometry.sight import normals
@@ -38,7 +38,7 @@ class SurfaceOverlap(Reward):
         self._order: list[int] = []
         self._tables: dict[int, _Table] = {}
 
-    def begin(self, canvas: Canvas, order: Sequence[int]) -> SurfaceOverlap:
+    def begin(self, canvas: LinearCanvas, order: Sequence[int]) -> SurfaceOverlap:
         """One that knows who comes before whom.
 
         Raises:
