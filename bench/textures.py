@@ -56,10 +56,11 @@ def measure(case: Texture) -> dict[str, Any]:
         _mesh(case.shape), case.prompt, method=case.method, num_inference_steps=case.steps, seed=case.seed,
         progress=False,
     )  # fmt: skip
-    fine = fs.MeshCanvas(out.textured.mesh, out.canvas.cameras, view_size=out.pictures[0].size)
+    seen = {"mesh": out.textured.mesh, "cameras": out.canvas.cameras, "view_size": out.pictures[0].size}
+    fine = fs.MeshCanvas(**seen, units="pixels")
     views = torch.stack([pixels(picture) for picture in out.pictures])
     texture = pixels(out.textured.texture)[None]
-    whole = fs.MeshCanvas(out.textured.mesh, out.canvas.cameras, texture.shape[-1], view_size=out.pictures[0].size)
+    whole = fs.MeshCanvas(**seen, texture_size=texture.shape[-1], units="pixels")
     shown = whole.project(texture)
     return {
         "evaluations": out.stats.evaluations,

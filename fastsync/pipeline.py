@@ -245,7 +245,7 @@ class SyncPipeline:
         in_pixels = method.prefers_pixels and prior.scale > 1
         window = self.window_pixels if in_pixels else prior.window
         rows = PanoramaCanvas.rows_for(given, window)
-        canvas = PanoramaCanvas((rows, 2 * rows), given, window)
+        canvas = PanoramaCanvas((rows, 2 * rows), given, window, units="pixels" if in_pixels else "cells")
         if width is None:
             # A pixel of a view's middle is 1 / focal length.
             width = 2 * round(math.pi * max(focal(camera, self.window_pixels) for camera in canvas.cameras))
@@ -305,7 +305,8 @@ class SyncPipeline:
         prior = self._prior()
         names = [view for view, _ in views]
         canvas = IllusionCanvas(names, shape=prior.view_shape)
-        pixels = IllusionCanvas(names, shape=(3, prior.window[0] * prior.scale, prior.window[1] * prior.scale))
+        height, width = (side * prior.scale for side in prior.window)
+        pixels = IllusionCanvas(names, shape=(3, height, width), units="pixels")
 
         def paint(out: SyncOutput) -> torch.Tensor:
             picture = prior.decode(out.canvas)

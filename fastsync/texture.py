@@ -95,7 +95,9 @@ def texture(
     placed = unwrap(mesh, reunwrap=given.reunwrap, progress=progress)
     pixels = (prior.window[0] * scale, prior.window[1] * scale)
     # What a texture is made of in the end; and what tells the model of the mesh.
-    fine = MeshCanvas(placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress)
+    fine = MeshCanvas(
+        placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress, units="pixels"
+    )
     in_pixels = given.agreement == "pixels" or (given.agreement == "auto" and prior.view_shape[0] > _TURNABLE)
     method = _method(options, fine, in_pixels and scale > 1, _margin(scale))
     if given.agreement == "pixels" and not (_merges_pixels(method) or method.pixels):
