@@ -99,7 +99,7 @@ class Run:
     @property
     def pixels(self) -> bool:
         """Whether the canvas is in pixels while the prior's views are latents."""
-        return tuple(self.canvas.view_shape[-2:]) != tuple(self.prior.view_shape[1:])
+        return self.canvas.units == "pixels" and getattr(self.prior, "scale", 1) > 1
 
     # ---- states -----------------------------------------------------------------------------------------------
 
