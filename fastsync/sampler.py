@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from . import conditions, scheduling
 from .batches import Batches
-from .canvases.base import Canvas
+from .canvases.base import Canvas, LinearCanvas
 from .conditions import Condition
 from .diffusion import is_vanishing
 from .errors import check_choice, check_device, check_int, check_number, check_tensor, shape_text, shown
@@ -62,8 +62,9 @@ def sample(
 
     Args:
         prior: the diffusion model, e.g. :class:`fastsync.FunctionPrior` or :class:`fastsync.DiffusersPrior`.
-        canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``
-            (or, with StochSync, that in pixels).
+        canvas: the canonical space, e.g. :class:`fastsync.WideCanvas`; its views have the prior's ``view_shape``, or
+            that in pixels if the canvas's ``units`` are pixels and the method merges pictures (SyncTweedies,
+            StochSync).
         method: e.g. ``fastsync.SyncVC()``, ``fastsync.MultiDiffusion()``.
         cond, uncond: conditions [N, ...], or [1, ...] for all views alike; a tensor, or a tuple of them for a network
             that takes several, such as text states and control images. Guidance needs both, and they may share members.
@@ -105,14 +106,18 @@ def sample(
             f"prior must be a prior such as fastsync.FunctionPrior(...), got {shown(prior)}: wrap a network with "
             "FunctionPrior and a pipeline with DiffusersPrior."
         )
-    if not hasattr(canvas, "project") or isinstance(canvas, type):
+    if not isinstance(canvas, Canvas):
         raise TypeError(f"canvas must be a canvas such as fastsync.WideCanvas(...), got {shown(canvas)}.")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable as callback(step, t, state), got {shown(callback)}.")
     dtype = _state_dtype(prior, cond, latents)
     if method.noise == "read":
-        # Some canvases have a view more where views follow one another.
-        canvas = canvas.chained() if hasattr(canvas, "chained") else canvas
+        canvas = canvas.chained()
+    if not isinstance(canvas, LinearCanvas):
+        raise TypeError(
+            f"{type(method).__name__} needs a canvas that views can be merged into, and {type(canvas).__name__} is "
+            "only seen by them: derive it from fastsync.LinearCanvas."
+        )
     _check_view_shape(prior, canvas, method)
     cond, uncond, guidance_scale = _check_conditions(prior, canvas, cond, uncond, guidance_scale)
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -243,17 +248,29 @@ def _state_dtype(prior: Prior, cond: Condition | None, latents: torch.Tensor | N
 
 
 def _check_view_shape(prior: Prior, canvas: Canvas, method: Method) -> None:
+    """One sentence where the canvas's views are not, in its units, what prior and method work on."""
     c, h, w = prior.view_shape
     scale = getattr(prior, "scale", 1)
-    shapes = [(c, h, w)]
-    if method.pixels and scale > 1:
-        shapes.append((3, scale * h, scale * w))
-    if tuple(canvas.view_shape) not in [shape[-len(canvas.view_shape) :] for shape in shapes]:
+    shapes = {"cells": (c, h, w), "pixels": (3, scale * h, scale * w) if scale > 1 else (c, h, w)}
+    cells, pixels = (shape_text(shape) for shape in shapes.values())
+    if canvas.units == "pixels" and scale > 1 and not method.pixels:
         raise ValueError(
-            f"the canvas's views are {shape_text(canvas.view_shape)} but the prior's are {shape_text((c, h, w))} "
-            f"(C, h, w){f', in pixels {shape_text(shapes[1])}' if len(shapes) > 1 else ''}: build the canvas with the "
-            "prior's view size."
+            f"the canvas's views are in pixels, but {type(method).__name__} works on the prior's own, {cells} "
+            "(C, h, w): build the canvas with units='cells' and that view size, or use SyncTweedies or StochSync."
         )
+    channels = [canvas.channels] if canvas.channels else []
+    given = (*channels, *canvas.view_shape)
+    fitting = [units for units, shape in shapes.items() if shape[-len(given) :] == given]
+    if canvas.units in fitting:
+        return
+    units, also, mend = "", "", "the prior's view size"
+    if method.pixels and scale > 1:
+        units, also = f" in {canvas.units}", f", in pixels {pixels}"
+        mend = f"units={fitting[0]!r}" if fitting else mend
+    raise ValueError(
+        f"the canvas's views are {shape_text(given)}{units} but the prior's are {cells} (C, h, w){also}: build the "
+        f"canvas with {mend}."
+    )
 
 
 def _check_conditions(

@@ -38,7 +38,7 @@ def nearest(x0, earlier, i):
 def run(canvas, method, order, dtype=torch.float64, **settings):
     prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), SHAPE, dtype=dtype)
     # Masks have a view more where views follow one another.
-    views = (canvas.chained() if hasattr(canvas, "chained") else canvas).num_views
+    views = canvas.chained().num_views
     cond = torch.sin(torch.arange(views * 48, dtype=dtype)).reshape(views, *SHAPE)
     return fs.sample(
         prior, canvas, method, cond=cond, uncond=-cond[:1], guidance_scale=2.0, num_inference_steps=4, eta=0.5,

@@ -332,7 +332,8 @@ def test_a_panorama_has_no_seam():
 def tiny(**changes):
     prior = fs.DiffusersPrior(make_pipeline(**changes))
     cond, uncond = prior.encode_prompt("dunes")
-    return prior, fs.WideCanvas((16, 40), (16, 16), 8), {"cond": cond, "uncond": uncond, "guidance_scale": 2.0}
+    canvas = fs.WideCanvas((16, 40), (16, 16), 8, units="pixels")
+    return prior, canvas, {"cond": cond, "uncond": uncond, "guidance_scale": 2.0}
 
 
 def test_pictures_are_merged_as_pixels():
@@ -456,8 +457,12 @@ def test_epsilon_does_not_start_without_signal():
 
 def test_canvases_in_pixels_are_not_for_every_method():
     prior, canvas, conditions = tiny()
-    with pytest.raises(ValueError, match="the canvas's views are"):
+    with pytest.raises(ValueError, match="the canvas's views are in pixels, but SyncSDE .* units='cells'"):
         fs.sample(prior, canvas, fs.SyncSDE(), **conditions)
+    with pytest.raises(ValueError, match=r"\[16, 16\] in cells .* in pixels \[3, 16, 16\].* with units='pixels'\."):
+        fs.sample(prior, fs.WideCanvas((16, 40), (16, 16), 8), fs.StochSync(), **conditions)
+    with pytest.raises(ValueError, match=r"\[8, 8\] in pixels but the prior's are \[4, 8, 8\].* with units='cells'\."):
+        fs.sample(prior, fs.WideCanvas((8, 20), (8, 8), 4, units="pixels"), fs.StochSync(), **conditions)
     with pytest.raises(ValueError, match=r"in pixels \[3, 16, 16\]"):
         fs.sample(prior, fs.WideCanvas((16, 40), (16, 24), 8), fs.StochSync(), **conditions)
     with pytest.raises(ValueError, match=r"latents must be of view shape \[4, 4, 8, 8\]"):

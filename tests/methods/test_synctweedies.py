@@ -80,7 +80,7 @@ def test_a_canvas_in_pixels_is_merged_decoded():
 
     steps, scheduler = 4, ddim(steps_offset=1)
     prior = Coded(nonlinear, scheduler, (3, 4, 4), dtype=torch.float64)
-    canvas = fs.WideCanvas((8, 12), (8, 8), (4, 4))
+    canvas = fs.WideCanvas((8, 12), (8, 8), (4, 4), units="pixels")
     cond, x = 0.5 * randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
     start = x.clone()
     scheduler.set_timesteps(steps)
