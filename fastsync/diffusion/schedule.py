@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import torch
 
-from .errors import check_int, check_number
-from .ops.cfg_tweedie import PREDICTION_TYPES
+from ..errors import check_int, check_number
+from ..ops.cfg_tweedie import PREDICTION_TYPES
 
 _VP_PREDICTIONS = PREDICTION_TYPES[:3]
 _FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"

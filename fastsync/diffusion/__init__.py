@@ -1,0 +1,5 @@
+"""Signal and noise of any supported scheduler, and the tables of steps that a run takes."""
+
+from .schedule import NoiseSchedule, StepTable, is_vanishing
+
+__all__ = ["NoiseSchedule", "StepTable", "is_vanishing"]
