@@ -1,10 +1,14 @@
 """fastsync: several diffusion trajectories, sampled jointly so that their results agree."""
 
+from . import priors
 from .canvases import Canvas, IllusionCanvas, LinearCanvas, MaskCanvas, MeshCanvas, PanoramaCanvas, View, WideCanvas
+from .conditions import Conditions
+from .guidance import Guidance
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
 from .priors import ControlNetPrior, DeepFloydPrior, DepthPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
 from .sampler import SyncOutput, sample
+from .session import Session
 from .stats import Stats
 from .task import Options, SyncPipelineOutput
 from .texture import SyncTextureOutput
@@ -13,11 +17,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Canvas",
+    "Conditions",
     "ControlNetPrior",
     "DeepFloydPrior",
     "DepthPrior",
     "DiffusersPrior",
     "FunctionPrior",
+    "Guidance",
     "IllusionCanvas",
     "Independent",
     "LinearCanvas",
@@ -29,6 +35,7 @@ __all__ = [
     "PanoramaCanvas",
     "Prediction",
     "Prior",
+    "Session",
     "Stats",
     "StochSync",
     "SyncOutput",
@@ -41,5 +48,6 @@ __all__ = [
     "SyncVC",
     "View",
     "WideCanvas",
+    "priors",
     "sample",
 ]

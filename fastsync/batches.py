@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from .methods.base import Method
+from .methods.base import Bound, Method
 from .priors.base import Prior
 from .run import Run
 from .scheduling import Work
@@ -26,10 +26,8 @@ class Batches:
 
     def __init__(self, adapt: bool, prior: Prior, method: Method) -> None:
         self._adapt = adapt
-        # A task makes a prior of its own around the network that stays.
-        network = getattr(getattr(prior, "pipe", None), "unet", prior)
         try:
-            self._fitted = _FITTED.setdefault(network, {}) if adapt else {}
+            self._fitted = _FITTED.setdefault(prior.memory_key, {}) if adapt else {}
         except TypeError:  # a prior that cannot be a key is remembered for one run only
             self._fitted = {}
         self._key = (type(prior), type(method), tuple(prior.view_shape), prior.dtype)
@@ -39,20 +37,19 @@ class Batches:
         """The most views that are known to fit; None while all have."""
         return self._fitted.get(self._key)
 
-    def advance(self, method: Method, run: Run, work: Work) -> Iterator[Work]:
+    def advance(self, bound: Bound[Any], run: Run, work: Work) -> Iterator[Work]:
         """Let the method take ``work`` one step on, whose items do not wait for each other; yields what is done.
 
         Raises:
             torch.OutOfMemoryError: not even one view fits.
         """
         while work:
-            batch, spent = work[: self.most], replace(run.stats)
-            if not self._fits(method, run, batch):
+            batch, spent = work[: self.most], run.stats.state_dict()
+            if not self._fits(bound, batch):
                 # Out here no frame of the failed attempt holds its tensors any more.
-                most = (len(batch) + 1) // 2
-                run.stats, self._fitted[self._key] = spent, most
-                if run.buckets is not None:  # else the half would be padded to what did not fit
-                    run.buckets = [*(size for size in run.buckets if size < most), most]
+                most = self._fitted[self._key] = (len(batch) + 1) // 2
+                run.stats.load_state_dict(spent)
+                run.network.limit(most)
                 gc.collect()
                 if run.prior.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -61,9 +58,9 @@ class Batches:
             work = work[len(batch) :]
             yield batch
 
-    def _fits(self, method: Method, run: Run, batch: Work) -> bool:
+    def _fits(self, bound: Bound[Any], batch: Work) -> bool:
         try:
-            method.advance(run, batch)
+            bound.advance(batch)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not self._adapt or len(batch) == 1 or not _is_out_of_memory(error):
                 raise

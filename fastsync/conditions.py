@@ -1,82 +1,249 @@
-"""Conditions of the network: one tensor a run, or a tuple of them, rows being views."""
+"""What a network is told beside noisy views and times: named values, one row a view or shared by all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .errors import check_tensor, shape_text, shown
+from .transfer import to_device
 
-# [N, ...] or [1, ...] (for all views alike) each: text states, or e.g. text states and control images.
-Condition = torch.Tensor | tuple[torch.Tensor, ...]
-
-
-def members(condition: Condition) -> tuple[torch.Tensor, ...]:
-    """The tensors of a condition."""
-    return (condition,) if isinstance(condition, torch.Tensor) else condition
+# [N, ...] or [1, ...], or a list of N or 1 tensors where views have shapes of their own.
+Rows = torch.Tensor | list[torch.Tensor]
+ANONYMOUS = "cond"  # the name of a bare tensor where the prior gives it no other
 
 
-def each(function: Callable[..., torch.Tensor], *conditions: Condition) -> Condition:
-    """The condition made of ``function(member, ...)`` of conditions that are built alike."""
-    first = conditions[0]
-    if isinstance(first, torch.Tensor):
-        return function(*conditions)
-    return tuple(function(*parts) for parts in zip(*map(members, conditions), strict=True))
+class Conditions(Mapping[str, Any]):
+    """Named conditions of all views, or of one batch.
 
+    Each value of ``rows`` has one row a view along its first dimension, or a single one for all views. Values of
+    ``shared`` have no rows: the network gets them as they are, whatever the batch. Neither the object nor its values
+    are ever changed; every method returns a new one.
 
-def both(
-    function: Callable[[torch.Tensor], torch.Tensor], cond: Condition | None, uncond: Condition | None
-) -> tuple[Condition | None, Condition | None]:
-    """``function`` of every member of guidance's two conditions; what they share is computed once and stays shared."""
-    found: dict[int, torch.Tensor] = {}
+    Args:
+        rows: name -> tensor [N or 1, ...], or list of N or 1 tensors for networks that take rows of different shapes.
+        shared: name -> anything that is the same for all rows, such as position ids [S, 3].
 
-    def once(member: torch.Tensor) -> torch.Tensor:
-        if id(member) not in found:
-            found[id(member)] = function(member)
-        return found[id(member)]
+    Raises:
+        TypeError: a name that is no string, or a value of ``rows`` that is neither a tensor nor a list of tensors.
+        ValueError: no value at all; a name in both; an empty list or a tensor without a first dimension.
+    """
 
-    cond, uncond = (c if c is None else each(once, c) for c in (cond, uncond))
-    return cond, uncond
+    __slots__ = ("_rows", "_shared")
 
-
-def expand(member: torch.Tensor, count: int) -> torch.Tensor:
-    """A member [1 or count, ...] for ``count`` views, without a copy."""
-    return member.expand(count, *member.shape[1:])
-
-
-def check_condition(name: str, value: Any, num_views: int) -> Condition:
-    """Return ``value`` if it is a condition of 1 or ``num_views`` views; TypeError or ValueError otherwise."""
-    if isinstance(value, (tuple, list)):
-        if not isinstance(value, tuple) or not value:
-            raise TypeError(
-                f"{name} must be a torch.Tensor or a tuple of them, got {shown(value)}: pass e.g. (text, control)."
+    def __init__(self, rows: Mapping[str, Rows], shared: Mapping[str, Any] | None = None) -> None:
+        self._rows, self._shared = dict(rows), dict(shared or {})
+        if not self._rows and not self._shared:
+            raise ValueError("conditions must have at least one value, got none: pass None for a network without any.")
+        both = sorted(self._rows.keys() & self._shared.keys())
+        if both:
+            raise ValueError(
+                f"the condition {both[0]!r} is given twice, with a row a view and shared: keep one of them."
             )
-        for i, member in enumerate(value):
-            _check_member(f"{name}[{i}]", member, num_views)
-    else:
-        _check_member(name, value, num_views)
-    checked: Condition = value
-    return checked
+        for name in (*self._rows, *self._shared):
+            if not isinstance(name, str):
+                raise TypeError(f"the name of a condition must be a string, got {shown(name)}.")
+        for name, value in self._rows.items():
+            _check_rows(name, value)
 
+    @classmethod
+    def of(cls, value: Any, name: str = ANONYMOUS, argument: str = "cond") -> Conditions:
+        """Conditions from what a caller may pass: conditions, a mapping of names to rows, or a bare tensor.
 
-def check_alike(cond: Condition, uncond: Condition) -> None:
-    """ValueError where guidance's two conditions cannot be rows of one batch."""
-    shapes = [[shape_text(member.shape[1:]) for member in members(c)] for c in (cond, uncond)]
-    if isinstance(cond, tuple) == isinstance(uncond, tuple) and shapes[0] == shapes[1]:
-        return
-    got = [
-        f"({', '.join(texts)})" if isinstance(c, tuple) else texts[0]
-        for c, texts in zip((cond, uncond), shapes, strict=True)
-    ]
-    raise ValueError(f"cond and uncond must have the same shape a view, got {got[0]} and {got[1]}.")
-
-
-def _check_member(name: str, value: Any, num_views: int) -> None:
-    check_tensor(name, value, floating=False)
-    if value.ndim == 0 or value.shape[0] not in (1, num_views):
-        raise ValueError(
-            f"{name} must hold 1 condition (for all views) or {num_views} (one a view) along its first dimension, got "
-            f"shape {shape_text(value.shape)}."
+        Args:
+            value: what was passed.
+            name: what a bare tensor is called.
+            argument: how messages call the value.
+        """
+        if isinstance(value, Conditions):
+            return value
+        if isinstance(value, Mapping):
+            return cls(value)
+        if isinstance(value, torch.Tensor):
+            return cls({name: value})
+        raise TypeError(
+            f"{argument} must be a torch.Tensor or fastsync.Conditions, got {shown(value)}: pass a tensor, or "
+            "Conditions({'text': ..., 'control': ...}) where the network takes several."
         )
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        return self._rows[name] if name in self._rows else self._shared[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._rows
+        yield from self._shared
+
+    def __len__(self) -> int:
+        return len(self._rows) + len(self._shared)
+
+    def __repr__(self) -> str:
+        parts = [f"{name}: {_described(value)}" for name, value in self._rows.items()]
+        parts += [f"{name}: shared" for name in self._shared]
+        return f"Conditions({', '.join(parts)})"
+
+    @property
+    def rows(self) -> Mapping[str, Rows]:
+        """The values that have one row a view."""
+        return self._rows
+
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """The values that are the same for all rows."""
+        return self._shared
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The widest floating-point dtype of all rows; None if there is none."""
+        found: torch.dtype | None = None
+        for value in self._rows.values():
+            for tensor in _tensors(value):
+                if tensor.is_floating_point():
+                    found = tensor.dtype if found is None else torch.promote_types(found, tensor.dtype)
+        return found
+
+    def bare(self) -> torch.Tensor | Conditions:
+        """The tensor itself if these are the conditions made of a bare one."""
+        only = self._rows.get(ANONYMOUS)
+        return only if len(self) == 1 and isinstance(only, torch.Tensor) else self
+
+    # ---- new conditions from these ----------------------------------------------------------------------------
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Conditions:
+        """The conditions with ``function`` applied to each tensor of ``rows``, each tensor in a list included."""
+        return self._with({name: _mapped(function, value) for name, value in self._rows.items()})
+
+    def to(self, device: torch.device) -> Conditions:
+        """All rows on a device, and the shared values that are tensors."""
+        shared = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
+        rows = {name: _mapped(lambda tensor: tensor.to(device), value) for name, value in self._rows.items()}
+        return Conditions(rows, shared)
+
+    def updated(self, **rows: Rows) -> Conditions:
+        """With some rows replaced or added."""
+        return self._with({**self._rows, **rows})
+
+    def renamed(self, old: str, new: str, value: Rows) -> Conditions:
+        """With ``value`` under the name ``new`` in the place of ``old``."""
+        return self._with({**{name: rows for name, rows in self._rows.items() if name != old}, new: value})
+
+    def without(self, *names: str) -> Conditions | None:
+        """With some values left out; None if none is left."""
+        rows = {name: value for name, value in self._rows.items() if name not in names}
+        shared = {name: value for name, value in self._shared.items() if name not in names}
+        return Conditions(rows, shared) if rows or shared else None
+
+    def select(self, views: Sequence[int]) -> Conditions:
+        """The rows of some views in that order; a single row serves them all, without a copy."""
+        index: dict[torch.device, torch.Tensor] = {}
+
+        def picked(value: Rows) -> Rows:
+            if isinstance(value, list):
+                return [value[i] if len(value) > 1 else value[0] for i in views]
+            if value.shape[0] == 1:
+                return value.expand(len(views), *value.shape[1:])
+            if value.device not in index:
+                index[value.device] = to_device(torch.tensor(list(views)), value.device)
+            return value[index[value.device]]
+
+        return self._with({name: picked(value) for name, value in self._rows.items()})
+
+    def filled(self, extra: int) -> Conditions:
+        """A batch's conditions with the last row repeated ``extra`` times."""
+
+        def longer(value: Rows) -> Rows:
+            if isinstance(value, list):
+                return value + value[-1:] * extra
+            return torch.cat([value, value[-1:].expand(extra, *value.shape[1:])])
+
+        return self if not extra else self._with({name: longer(value) for name, value in self._rows.items()})
+
+    def _with(self, rows: Mapping[str, Rows]) -> Conditions:
+        return Conditions(rows, self._shared)
+
+
+def joined(first: Conditions, second: Conditions) -> Conditions:
+    """The rows of two batches in one, as guidance's two halves are; shared values are those of the first."""
+
+    def both(name: str) -> Rows:
+        a, b = first.rows[name], second.rows[name]
+        if isinstance(a, list) or isinstance(b, list):
+            return [*_tensors(a), *_tensors(b)]
+        return torch.cat([a, b])
+
+    return Conditions({name: both(name) for name in first.rows}, first.shared)
+
+
+def check_views(argument: str, conditions: Conditions, num_views: int) -> None:
+    """ValueError where a value holds neither one row nor one a view; NaN and infinities are refused too."""
+    for name, value in conditions.rows.items():
+        label = argument if name == ANONYMOUS else f"{argument}[{name!r}]"
+        for tensor in _tensors(value):
+            check_tensor(label, tensor, floating=False)
+        if len(value) not in (1, num_views):
+            raise ValueError(
+                f"{label} must hold 1 condition (for all views) or {num_views} (one a view) along its first dimension, "
+                f"got {_described(value)}."
+            )
+
+
+def check_alike(cond: Conditions, uncond: Conditions) -> None:
+    """ValueError where guidance's two conditions cannot be rows of one batch."""
+    if _signature(cond) != _signature(uncond):
+        raise ValueError(
+            f"cond and uncond must have the same names and the same shape a view, got {_signature_text(cond)} and "
+            f"{_signature_text(uncond)}."
+        )
+    for name, value in cond.shared.items():
+        other = uncond.shared[name]
+        same = torch.equal(value, other) if _both_tensors(value, other) else value is other or bool(value == other)
+        if not same:
+            raise ValueError(
+                f"the shared condition {name!r} must be the same in cond and uncond, whose rows go through the network "
+                "together: give it one row a view instead."
+            )
+
+
+def _both_tensors(a: Any, b: Any) -> bool:
+    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+
+
+def _signature(conditions: Conditions) -> dict[str, Any]:
+    """What must agree in both halves: names, and shapes a row where rows are stacked."""
+    rows: dict[str, Any] = {
+        name: "list" if isinstance(value, list) else tuple(value.shape[1:]) for name, value in conditions.rows.items()
+    }
+    return {**rows, **dict.fromkeys(conditions.shared, "shared")}
+
+
+def _signature_text(conditions: Conditions) -> str:
+    parts = {k: v if isinstance(v, str) else shape_text(v) for k, v in _signature(conditions).items()}
+    if list(parts) == [ANONYMOUS]:
+        return parts[ANONYMOUS]
+    return "(" + ", ".join(f"{name}: {text}" for name, text in parts.items()) + ")"
+
+
+def _tensors(value: Rows) -> Sequence[torch.Tensor]:
+    return value if isinstance(value, list) else [value]
+
+
+def _mapped(function: Callable[[torch.Tensor], torch.Tensor], value: Rows) -> Rows:
+    return [function(tensor) for tensor in value] if isinstance(value, list) else function(value)
+
+
+def _described(value: Rows) -> str:
+    return f"a list of {len(value)}" if isinstance(value, list) else f"shape {shape_text(value.shape)}"
+
+
+def _check_rows(name: str, value: Any) -> None:
+    tensors = value if isinstance(value, list) else [value]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise TypeError(
+            f"the condition {name!r} must be a torch.Tensor or a list of them, got {shown(value)}: pass what is no "
+            "tensor, and is the same for all views, by shared={...}."
+        )
+    if not tensors or (isinstance(value, torch.Tensor) and value.ndim == 0):
+        raise ValueError(f"the condition {name!r} must have one row or more, got {_described(value)}.")

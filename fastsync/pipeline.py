@@ -13,11 +13,12 @@ import torch
 from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
+from .diffusion import SolverChoice
 from .errors import check_choice, check_device, check_int, check_number, shown
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
 from .masks import read_masks
-from .priors import Attention, AttentionSwitch, Compile, Compiler, DeepFloydPrior, DiffusersPrior
+from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
 from .sampler import SyncOutput
 from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
@@ -36,18 +37,20 @@ class SyncPipeline:
     Args:
         pipe: a ``StableDiffusionPipeline``, one with a ControlNet (``StableDiffusionControlNetPipeline``) or with depth
             as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, or a first-stage
-            ``IFPipeline``, on its device, in its dtype, with its scheduler (which is run by DDIM with the scheduler's
-            own times and betas). The pipeline itself is not changed, and its safety checker is not run. Its own
-            switches are honoured: gradient checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled
-            decoding (``pipe.vae.enable_tiling()``, without seams here), offloading
-            (``pipe.enable_model_cpu_offload()``), and on a CPU the faster layout
-            ``pipe.unet.to(memory_format=torch.channels_last)``.
+            ``IFPipeline``, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
+            pipeline itself is not changed, and its safety checker is not run. Its own switches are honoured: gradient
+            checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding
+            (``pipe.vae.enable_tiling()``, without seams here) and offloading (``pipe.enable_model_cpu_offload()``).
         guidance_scale: default of the tasks' argument of this name.
+        solver: ``"auto"`` runs the pipeline's own scheduler, and refuses one whose steps have another form (PNDM, Heun,
+            DEIS, ...); ``"ddim"`` runs any of Stable Diffusion's schedulers by DDIM, with their own times and betas.
+            What ran is in the output's ``parameters``.
         compile: run the network through ``torch.compile`` while a task samples. ``"off"`` is right for a picture or
             two; ``"regional"`` compiles its blocks, once for each shape, which pays from a few pictures on; ``"max"``
             the whole network, which takes minutes, for long series at one size.
         attention: what the network computes its attention with while a task samples: ``"sdpa"`` (torch's own),
             ``"xformers"`` (a package of its own, on a GPU), or what the pipeline has been set to, if None.
+        channels_last: keep convolution weights in this layout while a task samples, which is faster on CPUs.
 
     Raises:
         ValueError: the pipeline is of a kind that is not supported (says what it lacks).
@@ -58,16 +61,19 @@ class SyncPipeline:
         pipe: Any,
         *,
         guidance_scale: float = 7.5,
+        solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.pipe = pipe
         self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
-        priors.wrap(pipe)  # refuses early what no task could use
         check_choice("compile", compile, MODES)
-        self._compiler = None if compile == "off" else Compiler(pipe.unet, compile)
-        self._attention = None if attention is None else AttentionSwitch(pipe.unet, attention)
+        check_choice("solver", solver, ("auto", "ddim"))
+        self._solver: SolverChoice = solver
+        self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
+        self._prior()  # refuses early what no task could use
 
     @classmethod
     def from_zoo(
@@ -76,11 +82,14 @@ class SyncPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
     ) -> SyncPipeline:
         """An embedded prior: no network needed. The other arguments as in :meth:`from_pretrained`."""
-        sync = cls.from_pretrained(zoo.path(name), device=device, dtype=dtype, compile=compile, attention=attention)
+        sync = cls.from_pretrained(
+            zoo.path(name), device=device, dtype=dtype, solver=solver, compile=compile, attention=attention
+        )
         sync.guidance_scale, sync.name = zoo.guidance_scale(name), f"zoo:{name}"
         return sync
 
@@ -92,6 +101,7 @@ class SyncPipeline:
         controlnet: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
     ) -> SyncPipeline:
@@ -102,7 +112,7 @@ class SyncPipeline:
             controlnet: likewise, a ControlNet of depth for this Stable Diffusion model, which :meth:`texture` needs.
             device: CUDA where there is one, else the CPU, if None.
             dtype: float16 on CUDA, float32 on the CPU, if None.
-            compile, attention: as in the constructor.
+            solver, compile, attention: as in the constructor.
 
         Raises:
             ValueError: the model is neither a folder nor to be had from the hub, or its pipeline is not supported.
@@ -128,15 +138,11 @@ class SyncPipeline:
             pipe = _load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(device)
-        if device.type == "cpu":
-            # Forward and backward are 7 to 10 % faster there; on a GPU nobody has measured it.
-            for network in (pipe.unet, getattr(pipe, "controlnet", None)):
-                if network is not None:
-                    network.to(memory_format=torch.channels_last)
-        return cls(pipe, compile=compile, attention=attention)
+        # Forward and backward are 7 to 10 % faster in this layout on a CPU; on a GPU nobody has measured it.
+        return cls(pipe, solver=solver, compile=compile, attention=attention, channels_last=device.type == "cpu")
 
-    def _prior(self, window: tuple[int, int] | None = None, **settings: Any) -> DiffusersPrior | DeepFloydPrior:
-        return priors.wrap(self.pipe, window=window, compiler=self._compiler, attention=self._attention, **settings)
+    def _prior(self, window: tuple[int, int] | None = None, **settings: Any) -> PipelinePrior:
+        return priors.wrap(self.pipe, window=window, runtime=self._runtime, solver=self._solver, **settings)
 
     @property
     def window_pixels(self) -> tuple[int, int]:
@@ -382,7 +388,7 @@ class SyncPipeline:
         canvas = MaskCanvas(read_masks(masks, prior.window))
         method = method_of(options)
         texts = [background, *prompts]
-        if method.noise == "read":
+        if method.noise_use == "read":
             texts.append(", ".join(text for text in texts if text) if prompt is None else prompt)
         return run(
             prior,
@@ -481,7 +487,7 @@ def _load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, *
         ) from error
 
 
-def _decode(prior: DiffusersPrior | DeepFloydPrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:
+def _decode(prior: PipelinePrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:
     """Canvas latents [1, C, H, W] to pixels; where the canvas closes, its other side is decoded along."""
     y, x = (min(side, window) if side else 0 for side, window in zip(period, prior.window, strict=True))
     pixels = prior.decode(torch.nn.functional.pad(latents, (x, x, y, y), mode="circular"))

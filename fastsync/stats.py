@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Stats:
         calls: batched network calls.
         padded: rows added only to keep batch shapes fixed (not in ``evaluations``).
         max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
-        seconds: wall clock of the run.
+        seconds: wall clock of the run; of a run that was stopped and resumed, all its parts together.
         peak_memory: bytes; the device's peak allocation during the run on CUDA, the process's peak so far on a CPU
             (None where the system does not tell).
     """
@@ -30,3 +31,12 @@ class Stats:
     max_batch: int = 0
     seconds: float = 0.0
     peak_memory: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All figures by name."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All figures as ``state_dict`` gave them, in this object."""
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from .canvases import Canvas
-from .conditions import Condition
 from .errors import check_choice, check_int, check_number, shown
+from .guidance import Guidance
 from .methods import (
     Independent,
     Method,
@@ -22,8 +22,7 @@ from .methods import (
     SyncTweedies,
     SyncVC,
 )
-from .priors import DeepFloydPrior, DiffusersPrior
-from .priors.backdrop import BackdropPrior
+from .priors import PipelinePrior
 from .sampler import SyncOutput, sample
 from .scheduling import Order
 from .stats import Stats
@@ -37,8 +36,8 @@ METHODS: dict[str, type[Method]] = {
     "stochsync": StochSync,
     "independent": Independent,
 }
-# A task's part of the conditions: from text embeddings (cond, uncond) and the run's generator to what a prior takes.
-Conditioner = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[Condition, Condition]]
+# A task's part of the conditions: from those of the text (cond, uncond) and the run's generator to what a prior takes.
+Conditioner = Callable[[Any, Any, torch.Generator], tuple[Any, Any]]
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 
@@ -51,21 +50,22 @@ class Options(TypedDict, total=False):
             ``"stochsync"``, ``"independent"``, or a method object with your settings.
         preset: ``"quality"`` (default), ``"balanced"`` or ``"fast"``, of the method ``"syncvc"``
             (:meth:`fastsync.SyncVC.preset`).
-        negative_prompt, num_inference_steps (50), guidance_scale, eta (0), generator, output_type ("pil"): as in
-            diffusers.
+        negative_prompt, num_inference_steps (50), eta (0), generator, output_type ("pil"): as in diffusers.
+        guidance_scale: a number as in diffusers, or :class:`fastsync.Guidance`, which can rescale and has an interval.
         latents: initial noise, of the canvas [1, C, H, W] or of each view [N, C, h, w], in the prior's cells.
         seed: makes the result repeatable (instead of ``generator``); drawn and recorded if neither is given.
         order, max_batch, canvas_device: as in :func:`fastsync.sample`, ``max_batch="auto"`` if not given.
         progress: show a progress bar (True).
         callback_on_step_end: ``f(pipe, step, t, {"latents": views}) -> {} or {"latents": views}``, as in diffusers.
-        callback_on_step_end_tensor_inputs: what the callback wants to see; there is only ``"latents"``.
+        callback_on_step_end_tensor_inputs: what the callback wants to see, ``["latents"]`` by default; ``"x0"`` are the
+            clean estimates.
     """
 
     method: str | Method
     preset: str | None
     negative_prompt: str | None
     num_inference_steps: int
-    guidance_scale: float | None
+    guidance_scale: float | Guidance | None
     eta: float
     seed: int | None
     generator: torch.Generator | None
@@ -130,15 +130,15 @@ def check_options(task: str, options: Options) -> None:
     callback, inputs = options.get("callback_on_step_end"), options.get("callback_on_step_end_tensor_inputs", [])
     if callback is not None and not callable(callback):
         raise TypeError(f"callback_on_step_end must be callable, got {shown(callback)}.")
-    if list(inputs) not in ([], ["latents"]):
-        raise ValueError(f"callback_on_step_end_tensor_inputs must be ['latents'], got {shown(inputs)}.")
+    if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not set(inputs) <= {"latents", "x0"}:
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be of 'latents' and 'x0', got {shown(inputs)}.")
     if options.get("seed") is not None and options.get("generator") is not None:
         raise ValueError("seed and generator were both given: pass one of them.")
     seed, guidance = options.get("seed"), options.get("guidance_scale")
     if seed is not None and check_int("seed", seed, minimum=0) >= 2**64:
         raise ValueError(f"seed must be under 2**64, got {seed}: choose a smaller one.")
     if guidance is not None:
-        check_number("guidance_scale", guidance)
+        Guidance.of(guidance)
     method_of(options)
 
 
@@ -155,7 +155,7 @@ def check_prompts(prompt: str | Sequence[str], count: int, view: str) -> list[st
 
 
 def run(
-    prior: DiffusersPrior | DeepFloydPrior | BackdropPrior,
+    prior: PipelinePrior,
     canvas: Canvas,
     method: Method,
     prompts: Sequence[str],
@@ -180,7 +180,7 @@ def run(
         seed = secrets.randbelow(2**32) if seed is None else int(seed)
         generator = torch.Generator().manual_seed(seed)
     chosen = options.get("guidance_scale")
-    guidance = guidance_scale if chosen is None else float(chosen)
+    guidance = Guidance.of(guidance_scale if chosen is None else chosen)
     steps, eta = int(options.get("num_inference_steps", 50)), float(options.get("eta", 0.0))
     negative, callback = options.get("negative_prompt"), options.get("callback_on_step_end")
     output_type = options.get("output_type", "pil")
@@ -193,7 +193,7 @@ def run(
             method,
             cond=given[0],
             # diffusers' rule: guidance is on above 1.
-            uncond=given[1] if guidance > 1 else None,
+            uncond=given[1] if guidance.scale > 1 else None,
             guidance_scale=guidance,
             num_inference_steps=steps,
             eta=eta,
@@ -201,10 +201,10 @@ def run(
             generator=generator,
             order=options.get("order"),
             max_batch=options.get("max_batch", "auto"),
-            fixed_batches=prior.compiler is not None,
+            fixed_batches=prior.compiled,
             canvas_device=options.get("canvas_device"),
             progress=options.get("progress", True),
-            callback=None if callback is None else _Callback(prior.pipe, callback),
+            callback=None if callback is None else _Callback(prior.pipe, callback, options),
         )
         images: Any = out.canvas
         if output_type != "latent":
@@ -222,9 +222,12 @@ def run(
         "preset": options.get("preset"),
         "method_settings": _settings(method),
         "num_inference_steps": steps,
-        "guidance_scale": guidance,
+        "guidance_scale": guidance.scale,
+        "guidance_rescale": guidance.rescale,
+        "guidance_interval": list(guidance.interval),
         "eta": eta,
-        "scheduler": type(prior.pipe.scheduler).__name__,
+        "scheduler": prior.schedule.scheduler_name,
+        "solver": out.solver,
         "seed": seed,
         "dtype": str(prior.dtype).removeprefix("torch."),
     }
@@ -234,11 +237,12 @@ def run(
 class _Callback:
     """Speaks diffusers' convention on one side and ``sample``'s on the other."""
 
-    def __init__(self, pipe: Any, function: Callable[..., Any]) -> None:
+    def __init__(self, pipe: Any, function: Callable[..., Any], options: Options) -> None:
         self.pipe, self.function = pipe, function
+        self.names = options.get("callback_on_step_end_tensor_inputs", ["latents"]) or ["latents"]
 
     def __call__(self, step: int, t: torch.Tensor, state: Mapping[str, torch.Tensor]) -> Any:
-        return self.function(self.pipe, step, t, dict(state))
+        return self.function(self.pipe, step, t, {name: state[name] for name in self.names})
 
 
 def _settings(method: Method) -> dict[str, Any]:

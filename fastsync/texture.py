@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from .canvases import MeshCanvas
-from .conditions import Condition
+from .conditions import Conditions
 from .errors import check_choice, check_int, check_number, shown
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
 from .methods import Method
-from .priors import DepthConditioned
+from .priors import DepthConditioned, PipelinePrior
 from .priors.backdrop import BackdropPrior
 from .rewards import SurfaceOverlap
 from .sampler import SyncOutput
@@ -65,7 +65,7 @@ class TextureOptions:
 
 
 def texture(
-    make_prior: Callable[..., Any],
+    make_prior: Callable[..., PipelinePrior],
     name: str,
     mesh: Any,
     prompt: str | Sequence[str],
@@ -100,13 +100,13 @@ def texture(
     )
     in_pixels = given.agreement == "pixels" or (given.agreement == "auto" and prior.view_shape[0] > _TURNABLE)
     method = _method(options, fine, in_pixels and scale > 1, _margin(scale))
-    if given.agreement == "pixels" and not (_merges_pixels(method) or method.pixels):
+    if given.agreement == "pixels" and not (_merges_pixels(method) or method.takes_pixels):
         raise ValueError(
             f"agreement='pixels' is for method='syncvc', 'synctweedies' and 'stochsync', got {type(method).__name__}: "
             "leave it out, or give a SyncVC of your own rewards=[SurfaceOverlap(sight)]."
         )
     canvas = fine
-    if not (method.prefers_pixels or (in_pixels and method.pixels)):
+    if not (method.prefers_pixels or (in_pixels and method.takes_pixels)):
         canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
     if given.shared_attention:
         prior = make_prior(conditioning_scale=given.conditioning_scale, neighbours=nearest_views(fine.cameras))
@@ -117,7 +117,7 @@ def texture(
 
     def conditioner(
         cond: torch.Tensor, uncond: torch.Tensor, generator: torch.Generator
-    ) -> tuple[Condition, Condition]:
+    ) -> tuple[Conditions, Conditions]:
         colours = torch.rand(canvas.num_views, 3, 1, 1, generator=generator, device=generator.device)
         flat = (2 * colours - 1).expand(-1, -1, *pixels).to(prior.device)
         with torch.no_grad():

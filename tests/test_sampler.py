@@ -313,13 +313,21 @@ def test_what_is_held_does_not_grow_with_the_steps(name, with_callback, order):
         sizes = []
 
         class Watched(base):
-            def advance(self, run, work):
-                super().advance(run, work)
-                sizes.append([len(run.pool_x), len(run.pool_x0), len(run._noise), len(run._noise_readers)])
+            def bind(self, run):
+                bound, noise = super().bind(run), run.noise
+                advance, compose = bound.advance, bound.compose
 
-            def compose(self, run, views):
-                assert not (run._noise or run._noise_readers)
-                return super().compose(run, views)
+                def watched(work):
+                    advance(work)
+                    pools = [len(run.states.noisy), len(run.states.clean)]
+                    sizes.append([*pools, len(noise._pending), len(noise._readers)])
+
+                def composed(views):
+                    assert not (noise._pending or noise._readers)
+                    return compose(views)
+
+                bound.advance, bound.compose = watched, composed
+                return bound
 
         (cond, _), canvas = conditions(1), make_canvas(4)
         method = Watched(iterations=1) if name == "syncvc" else Watched()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .base import Method
 
 
+@dataclass
 class Independent(Method):
     """Every view is sampled on its own; the canvas is the merge of the final views."""

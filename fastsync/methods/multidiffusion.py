@@ -2,78 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
 import torch
 
 from ..errors import check_choice, check_int
-from ..run import Run
+from ..run import Estimates, Run
 from ..scheduling import Work
-from .base import Method
+from .base import Bound, Method
 
 
+@dataclass
 class MultiDiffusion(Method):
     """After every step ``z = merge(x_s)`` and ``x_s = project(z)`` (Bar-Tal et al. 2023, eq. 3 and 5).
 
     Args:
         weights: ``"uniform"``, or ``"gaussian"``: windows count less towards their borders (standard deviation a
             quarter of the window's side), which hides seams.
-        bootstrapping: on a ``MaskCanvas``, for so many first steps a foreground's view has a random flat colour, noised
-            to the step's time, in place of what lies outside its mask, so that its object grows inside (section 4.2;
-            the authors take 20 of 50 steps). 0 switches it off.
+        bootstrapping: on a canvas with regions (``MaskCanvas``), for so many first steps a foreground's view has a
+            random flat colour, noised to the step's time, in place of what lies outside its mask, so that its object
+            grows inside (section 4.2; the authors take 20 of 50 steps). 0 switches it off.
     """
 
+    weights: Literal["uniform", "gaussian"] = "uniform"
+    bootstrapping: int = 0
+
     joins = True
-    noise = "merged"
+    noise_use = "merged"
 
-    def __init__(self, weights: Literal["uniform", "gaussian"] = "uniform", bootstrapping: int = 0) -> None:
-        self.weights = check_choice("weights", weights, ("uniform", "gaussian"))
-        self.bootstrapping = check_int("bootstrapping", bootstrapping, minimum=0)
+    def __post_init__(self) -> None:
+        check_choice("weights", self.weights, ("uniform", "gaussian"))
+        self.bootstrapping = check_int("bootstrapping", self.bootstrapping, minimum=0)
 
-    def begin(self, run: Run) -> Any:
-        """Bootstrapping is refused where there are no masks; the backdrop of the step under way is kept here."""
+    def bind(self, run: Run) -> _BoundMultiDiffusion:
+        """Refuses bootstrapping where there are no regions."""
         if self.bootstrapping and run.canvas.regions is None:
             raise ValueError(
                 f"bootstrapping={self.bootstrapping} replaces what lies outside masks, and {type(run.canvas).__name__} "
                 "has none: use bootstrapping=0, or a MaskCanvas."
             )
-        return {}
+        return _BoundMultiDiffusion(self, run)
 
-    def advance(self, run: Run, work: Work) -> None:
-        """Take the batch's views one step on, foregrounds from before their backdrop while they are bootstrapped."""
-        if work[0][1] >= self.bootstrapping:
-            return super().advance(run, work)
-        assert run.canvas.regions is not None
-        x = run.states(work)
+
+M = TypeVar("M", bound=Method)
+
+
+class MergedStates(Bound[M], Generic[M]):
+    """Any method that replaces the views by the projection of their merge after every step."""
+
+    def synchronise(self, step: int) -> None:
+        """Merge and project. Linear in the states, so solvers may still look back at each view."""
+        states = self.run.states
+        states.replace_after(step, self.run.canvas.project(self.compose(states.after(step))))
+
+
+class _BoundMultiDiffusion(MergedStates[MultiDiffusion]):
+    """Keeps the backdrop of the step under way, which all batches of a step share."""
+
+    def __init__(self, settings: MultiDiffusion, run: Run) -> None:
+        super().__init__(settings, run)
+        self._backdrop_step, self._backdrop = -1, torch.empty(0)
+
+    def estimate(self, work: Work) -> Estimates:
+        """The prior's estimates; of foregrounds over their backdrop while they are bootstrapped."""
+        if work[0][1] >= self.settings.bootstrapping:
+            return super().estimate(work)
+        run = self.run
+        x = run.states.before(work)
+        assert run.canvas.regions is not None  # bind() has looked
         own = run.canvas.regions[[i for i, _ in work]].to(x)
         own[[i == 0 for i, _ in work]] = 1.0
-        x = torch.lerp(self._backdrop(run, work[0][1]), x, own)
-        prediction = run.predict(x, work)
-        run.advance(work, run.step(prediction, work), prediction.x0)
+        x = torch.lerp(self._flat_colour(work[0][1]), x, own)
+        return Estimates(x, run.network.predict(x, work), moved=True)
 
-    def _backdrop(self, run: Run, step: int) -> torch.Tensor:
+    def _flat_colour(self, step: int) -> torch.Tensor:
         """A flat colour [1, C, h, w] at the step's noise, drawn once a step, whatever the batches."""
-        if step not in run.prepared:
-            run.prepared.clear()
-            cells, scale = run.prior.view_shape, getattr(run.prior, "scale", 1)
+        if step != self._backdrop_step:
+            run, table = self.run, self.run.times.table
+            cells, scale = run.prior.view_shape, run.prior.scale
             channels = 3 if scale > 1 else cells[0]
-            colour = 2 * torch.special.ndtr(run.draw((1, channels, 1, 1))) - 1  # even in [-1, 1]
+            colour = 2 * torch.special.ndtr(run.noise.draw((1, channels, 1, 1))) - 1  # even in [-1, 1]
             flat = run.encode(colour.expand(1, channels, cells[1] * scale, cells[2] * scale))
-            a, b = (float(getattr(run.table, name)[step]) for name in ("a", "b"))
-            run.prepared[step] = a * flat + b * run.draw((1, *cells))
-        backdrop: torch.Tensor = run.prepared[step]
-        return backdrop
+            self._backdrop = float(table.a[step]) * flat + float(table.b[step]) * run.noise.draw((1, *cells))
+            self._backdrop_step = step
+        return self._backdrop
 
-    def synchronise(self, run: Run, step: int) -> None:
-        """Replace the views by the projection of their merge."""
-        run.replace_after(step, run.canvas.project(self._merge(run, run.after(step))))
-
-    def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
-        """The views already are projections of one canvas; their merge is that canvas."""
-        return self._merge(run, views)
-
-    def _merge(self, run: Run, views: torch.Tensor) -> torch.Tensor:
-        return run.canvas.merge(views, gaussian_weights(views) if self.weights == "gaussian" else None)
+    def compose(self, views: torch.Tensor) -> torch.Tensor:
+        """The merge; the final views already are projections of one canvas."""
+        return self.run.canvas.merge(views, gaussian_weights(views) if self.settings.weights == "gaussian" else None)
 
 
 def gaussian_weights(views: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import torch
 
@@ -12,15 +11,17 @@ from ..canvases.base import LinearCanvas
 from ..errors import check_int, check_number, shown
 from ..rewards.base import Reward
 from ..rewards.perceptual import Perceptual
-from ..run import Run
-from ..scheduling import Order, Work
-from .multidiffusion import MultiDiffusion
+from ..run import Estimates, Run
+from ..scheduling import Work
+from .base import Method
+from .multidiffusion import MergedStates
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
-class SyncDiffusion(MultiDiffusion):
+@dataclass
+class SyncDiffusion(Method):
     """Before each step ``x <- x - w_k grad_x L(D(x0(x)), D(x0(anchor)))`` with ``w_k = w 0.95^k``, then MultiDiffusion.
 
     The anchor is the view in the middle; its prediction is made once a step, without gradient. The gradient is the raw
@@ -31,30 +32,30 @@ class SyncDiffusion(MultiDiffusion):
         weight: w; 0 is MultiDiffusion.
         decay: of the weight, from step to step.
         until: only the first ``until`` steps move views; all if None.
-        every: only every so many steps move views.
+        every: only steps ``every``, ``2 every``, ... move views, counted from 1.
         perceptual: ``L(a, b) -> scalar`` of two pictures [1, 3, H, W] in [-1, 1], differentiable in a, such as
             ``lpips.LPIPS()``; or a reward of pictures (:mod:`fastsync.rewards`): L is then minus the reward, with the
             anchor for the earlier view. None: ``fastsync.rewards.Perceptual()``.
         decode: clean views [B, C, h, w] to pictures [B, 3, H, W]; the prior's own decoder if None.
     """
 
-    orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
+    weight: float = 20.0
+    decay: float = 0.95
+    until: int | None = None
+    every: int = 1
+    perceptual: Distance | Reward | None = None
+    decode: Decode | None = None
 
-    def __init__(
-        self,
-        weight: float = 20.0,
-        decay: float = 0.95,
-        until: int | None = None,
-        every: int = 1,
-        perceptual: Distance | Reward | None = None,
-        decode: Decode | None = None,
-    ) -> None:
-        super().__init__("uniform")
-        self.weight = check_number("weight", weight, minimum=0.0)
-        self.decay = check_number("decay", decay, minimum=0.0)
-        self.until = None if until is None else check_int("until", until, minimum=0)
-        self.every = check_int("every", every)
-        for name, function in (("perceptual", perceptual), ("decode", decode)):
+    joins = True
+    noise_use = "merged"
+
+    def __post_init__(self) -> None:
+        self.weight = check_number("weight", self.weight, minimum=0.0)
+        self.decay = check_number("decay", self.decay, minimum=0.0)
+        self.until = None if self.until is None else check_int("until", self.until, minimum=0)
+        self.every = check_int("every", self.every)
+        perceptual = self.perceptual
+        for name, function in (("perceptual", perceptual), ("decode", self.decode)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, got {shown(function)}.")
         if isinstance(perceptual, Reward) and not (perceptual.pixels and perceptual.differentiable):
@@ -63,10 +64,10 @@ class SyncDiffusion(MultiDiffusion):
                 "fastsync.rewards.Perceptual()."
             )
         # Without weight nothing is asked, and no network need be loaded.
-        self.perceptual = Perceptual() if perceptual is None and self.weight > 0 else perceptual
-        self.decode = decode
+        if perceptual is None and self.weight > 0:
+            self.perceptual = Perceptual()
 
-    def view_order(self, canvas: LinearCanvas) -> list[int]:
+    def order_of_views(self, canvas: LinearCanvas) -> list[int]:
         """The anchor first."""
         anchor = canvas.num_views // 2
         return [anchor, *(i for i in range(canvas.num_views) if i != anchor)]
@@ -75,36 +76,44 @@ class SyncDiffusion(MultiDiffusion):
         """Everyone reads the anchor."""
         return [() if i == order[0] else (order[0],) for i in range(canvas.num_views)]
 
-    def begin(self, run: Run) -> _Plan:
-        """Tell a reward of the run; keep the anchor's picture."""
-        reward = self.perceptual
-        return _Plan(reward.begin(run.canvas, run.order) if isinstance(reward, Reward) else None)
+    def bind(self, run: Run) -> _BoundSyncDiffusion:
+        """Tells a reward of the run."""
+        return _BoundSyncDiffusion(self, run)
 
-    def advance(self, run: Run, work: Work) -> None:
-        """Move the batch's views towards the anchor's looks, then take them one step on."""
-        step = work[0][1]
-        x = run.states(work)
-        if self._moves(step) and run.sources[work[0][0]]:
-            x = x - self.weight * self.decay**step * self._gradient(run, work, x)
-        prediction = run.predict(x, work)
-        run.advance(work, run.step(prediction, work), prediction.x0)
+
+class _BoundSyncDiffusion(MergedStates[SyncDiffusion]):
+    def __init__(self, settings: SyncDiffusion, run: Run) -> None:
+        super().__init__(settings, run)
+        reward = settings.perceptual
+        self._reward = reward.begin(run.canvas, run.order) if isinstance(reward, Reward) else None
+        self._anchor_step, self._anchor = -1, torch.empty(0)
+
+    def estimate(self, work: Work) -> Estimates:
+        """Move the batch's views towards the anchor's looks, then ask the prior."""
+        run, settings, step = self.run, self.settings, work[0][1]
+        x = run.states.before(work)
+        moved = self._moves(step) and bool(run.sources[work[0][0]])
+        if moved:
+            x = x - settings.weight * settings.decay**step * self._gradient(work, x)
+        return Estimates(x, run.network.predict(x, work), moved=moved)
 
     def _moves(self, step: int) -> bool:
-        return self.weight > 0 and step % self.every == 0 and (self.until is None or step < self.until)
+        settings = self.settings
+        due = (step + 1) % settings.every == 0
+        return settings.weight > 0 and due and (settings.until is None or step < settings.until)
 
-    def _gradient(self, run: Run, work: Work, x: torch.Tensor) -> torch.Tensor:
+    def _gradient(self, work: Work, x: torch.Tensor) -> torch.Tensor:
         """Of the sum of the views' distances to the anchor's picture, on their noisy states [B, C, h, w]."""
-        decode, step, plan = self.decode or run.decode, work[0][1], run.prepared
-        if step not in plan.anchor:
-            plan.anchor.clear()
-            plan.anchor[step] = decode(run.x0(run.order[0], step)[None])
-        anchor = plan.anchor[step]
+        run, decode, step = self.run, self.settings.decode or self.run.decode, work[0][1]
+        if step != self._anchor_step:
+            self._anchor = decode(run.states.estimate(run.order[0], step)[None])
+            self._anchor_step = step
         leaf = x.detach().requires_grad_()
+        query = run.network.query(work)
         with torch.enable_grad():
-            pictures = decode(run.predict(leaf, work).x0)
-            distances = [self._distance(plan.reward, p, anchor, i) for p, (i, _) in zip(pictures, work, strict=True)]
-            total = torch.stack(distances).sum()
-        run.stats.gradients += len(work) * (1 if run.uncond is None else 2)
+            pictures = decode(query.predict(leaf).x0)
+            total = torch.stack([self._distance(p, i) for p, (i, _) in zip(pictures, work, strict=True)]).sum()
+        run.stats.gradients += len(work) * query.halves
         gradient: torch.Tensor = torch.autograd.grad(total, leaf)[0]
         finite = torch.isfinite(gradient).flatten(1).all(1)
         if not bool(finite.all()):
@@ -115,17 +124,10 @@ class SyncDiffusion(MultiDiffusion):
             )
         return gradient
 
-    def _distance(self, reward: Reward | None, picture: torch.Tensor, anchor: torch.Tensor, view: int) -> torch.Tensor:
+    def _distance(self, picture: torch.Tensor, view: int) -> torch.Tensor:
         """L of a view's picture [3, H, W] and the anchor's [1, 3, H, W]."""
-        if reward is not None:
-            return -torch.as_tensor(reward(picture * 0.5 + 0.5, [anchor[0] * 0.5 + 0.5], view)).reshape(())
-        assert self.perceptual is not None and not isinstance(self.perceptual, Reward)
-        return torch.as_tensor(self.perceptual(picture[None], anchor)).reshape(())
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The reward that stands for the distance, if one does, and the anchor's picture by step: the one under way."""
-
-    reward: Reward | None
-    anchor: dict[int, Any] = field(default_factory=dict)
+        anchor, perceptual = self._anchor, self.settings.perceptual
+        if self._reward is not None:
+            return -torch.as_tensor(self._reward(picture * 0.5 + 0.5, [anchor[0] * 0.5 + 0.5], view)).reshape(())
+        assert perceptual is not None and not isinstance(perceptual, Reward)
+        return torch.as_tensor(perceptual(picture[None], anchor)).reshape(())

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from ..canvases.base import Neighbours
+from ..canvases.base import LinearCanvas
 from ..errors import check_choice, check_number
-from ..run import Run
+from ..run import Estimates, Run
 from ..scheduling import Work
-from .base import Method
+from .base import Bound, Method
 from .coupling import Rule, coupling_table
 
 
+@dataclass
 class SyncSDE(Method):
-    """``eps~ = eps + M (x - T(x')) (1/lambda)(t/T_max) / b_t``, then the plain step (DESIGN.md, section 4).
+    """``eps~ = eps + M (x - T(x')) (1/lambda)(t/T_max) / b_t``, then the plain step (docs/mathematics.md, SyncSDE).
 
     ``T(x')`` is what the earlier views show at the view's cells, M the area that they cover; x' are the states BEFORE
     the step, so all views of a step form one batch. One evaluation a view and step.
@@ -28,34 +29,38 @@ class SyncSDE(Method):
             one where it exists and the stable one on flow models, which start at a = 0.
     """
 
-    noise = "read"
+    inv_lambda: float = 5.0
+    coupling: Rule | None = None
 
-    def __init__(self, inv_lambda: float = 5.0, coupling: Rule | None = None) -> None:
-        self.inv_lambda = check_number("inv_lambda", inv_lambda, minimum=0.0)
-        self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
+    noise_use = "read"
 
-    def begin(self, run: Run) -> _Plan:
-        """Build the run's neighbours and coupling coefficients; refuse what does not exist at a = 0."""
-        _, step_pull = coupling_table(run.table, self.inv_lambda, self.coupling)
-        return _Plan(run.canvas.neighbours(run.order), step_pull)
+    def __post_init__(self) -> None:
+        self.inv_lambda = check_number("inv_lambda", self.inv_lambda, minimum=0.0)
+        check_choice("coupling", self.coupling, (None, "published", "stable"))
 
-    def advance(self, run: Run, work: Work) -> None:
-        """Take the batch's views one coupled step on."""
-        plan, x = run.prepared, run.states(work)
-        prediction = run.predict(x, work)
-        x_next = run.step(prediction, work, plan.step_pull[run.steps_of(work)], x, run.address(work, plan.neighbours))
-        run.advance(work, x_next, prediction.x0)
-
-    def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
-        """Later views painted over earlier ones, as published."""
-        return run.canvas.composite(views, run.order)
-
-    def sources(self, canvas: object, order: Sequence[int]) -> Sequence[Sequence[int]]:
+    def sources(self, canvas: LinearCanvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
         """Nobody waits: neighbours are read as they were before the step."""
         return [()] * len(order)
 
+    def bind(self, run: Run) -> _BoundSyncSDE:
+        """Refuses the published coupling where it does not exist, at a = 0."""
+        return _BoundSyncSDE(self, run)
 
-@dataclass(frozen=True)
-class _Plan:
-    neighbours: Neighbours
-    step_pull: torch.Tensor
+
+class _BoundSyncSDE(Bound[SyncSDE]):
+    def __init__(self, settings: SyncSDE, run: Run) -> None:
+        super().__init__(settings, run)
+        _, self._pull = coupling_table(run.times.table, settings.inv_lambda, settings.coupling)
+        self._neighbours = run.canvas.neighbours(run.order)
+
+    def estimate(self, work: Work) -> Estimates:
+        """The prior's estimates, and the pull to the neighbours."""
+        run = self.run
+        x = run.states.before(work)
+        prediction = run.network.predict(x, work)
+        address = run.states.address(work, self._neighbours)
+        return Estimates(x, prediction, pull=self._pull[run.times.steps(work)], address=address)
+
+    def compose(self, views: torch.Tensor) -> torch.Tensor:
+        """Later views painted over earlier ones, as published."""
+        return self.run.canvas.composite(views, self.run.order)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .. import ops
 from ..priors.base import Prediction
-from ..run import Run
+from ..run import Estimates, Run
 from ..scheduling import Work
-from .base import Method
+from .base import Bound, Method
 
 _AT_ONCE = 4  # views in the decoder, which takes much memory
 
 
+@dataclass
 class SyncTweedies(Method):
     """``x0' = project(merge(x0))`` and ``eps' = (x_t - a x0') / b``, then the step (Kim et al. 2024, case 2).
 
@@ -21,37 +24,44 @@ class SyncTweedies(Method):
     """
 
     joins = True
-    pixels = True
+    takes_pixels = True
 
-    def begin(self, run: Run) -> dict[int, torch.Tensor]:
-        """Clean estimates of the step under way, by view."""
-        return {}
+    def bind(self, run: Run) -> _BoundSyncTweedies:
+        """Nothing is refused."""
+        return _BoundSyncTweedies(self, run)
 
-    def advance(self, run: Run, work: Work) -> None:
+
+class _BoundSyncTweedies(Bound[SyncTweedies]):
+    def __init__(self, settings: SyncTweedies, run: Run) -> None:
+        super().__init__(settings, run)
+        self._found: dict[int, torch.Tensor] = {}  # clean estimates of the step under way, by view
+
+    def advance(self, work: Work) -> None:
         """Ask the prior; the step itself waits for all views."""
-        x = run.states(work)
-        x0 = run.predict(x, work).x0
-        run.prepared.update({i: clean for (i, _), clean in zip(work, x0, strict=True)})
+        x0 = self.estimate(work).prediction.x0
+        self._found.update({i: clean for (i, _), clean in zip(work, x0, strict=True)})
 
-    def synchronise(self, run: Run, step: int) -> None:
+    def synchronise(self, step: int) -> None:
         """Step all views with the merged estimate and the eps that belongs to it."""
+        run = self.run
         work = [(i, step) for i in range(run.canvas.num_views)]
-        x = run.states(work)
-        clean = torch.stack([run.prepared[i] for i, _ in work])
-        shown = _decoded(run, clean)
-        x0 = run.shown(run.canvas.merge(shown), shown)
-        if run.pixels:
+        x = run.states.before(work)
+        own = self._decoded(torch.stack([self._found[i] for i, _ in work]))
+        self._found.clear()
+        x0 = run.project_over(run.canvas.merge(own), own)
+        if run.in_pixels:
             x0 = torch.cat([run.encode(part) for part in x0.split(_AT_ONCE)])
         # The merged estimate is read as a prediction of x0, which has its own eps.
-        prediction = Prediction(*ops.cfg_tweedie(x0, None, x, run.at("a", work), run.at("b", work), 1.0, "sample"))
-        run.advance(work, run.step(prediction, work), x0)
+        a, b = run.times.at("a", work), run.times.at("b", work)
+        prediction = Prediction(*ops.cfg_tweedie(x0, None, x, a, b, 1.0, "sample"))
+        run.finish(work, Estimates(x, Prediction(x0, prediction.eps)))
 
-    def finish(self, run: Run, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def result(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The merge of the final views, and these, in the canvas's units."""
-        views = _decoded(run, views)
-        return self.compose(run, views), views
+        views = self._decoded(views)
+        return self.compose(views), views
 
-
-def _decoded(run: Run, views: torch.Tensor) -> torch.Tensor:
-    """Clean views in the canvas's units, a few at a time where they have to be decoded."""
-    return torch.cat([run.in_canvas_units(part) for part in views.split(_AT_ONCE)]) if run.pixels else views
+    def _decoded(self, views: torch.Tensor) -> torch.Tensor:
+        """Clean views in the canvas's units, a few at a time where they have to be decoded."""
+        run = self.run
+        return torch.cat([run.in_canvas_units(part) for part in views.split(_AT_ONCE)]) if run.in_pixels else views

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
-
-from .. import ops
-from ..canvases.base import LinearCanvas, Neighbours
-from ..diffusion import is_vanishing
+from ..canvases.base import LinearCanvas
 from ..errors import check_choice, check_int, check_number, shown
-from ..priors.base import Prediction
-from ..query import Query, Through
 from ..rewards.base import Reward, RewardFunction, as_reward
-from ..rewards.panel import Panel
-from ..run import Address, Run
-from ..scheduling import Order, Work
+from ..run import Run
 from .base import Method
-from .coupling import Rule, coupling_table
+from .coupling import Rule
+from .syncvc_run import TIMES, BoundSyncVC
 
-TIMES = 1000  # the scale of `control_window`
 # Points of the curve of speed against coherence that `python -m bench.tradeoff` measures.
 PRESETS: dict[str, dict[str, Any]] = {
     "quality": {},
@@ -32,8 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
+@dataclass
 class SyncVC(Method):
-    """Synchronisation by variational control (definition: DESIGN.md, section 4).
+    """Synchronisation by variational control (docs/mathematics.md, SyncVC).
 
     At each time t, view i gets a control u, so that ``x~ = x + gamma u``, found by K steps of Adam from u = 0 on
 
@@ -86,66 +78,64 @@ class SyncVC(Method):
         TypeError, ValueError: settings out of range; a reward that says it has no gradient, without ``search``.
     """
 
-    orders: ClassVar[tuple[Order, ...]] = ("wavefront", "sequential")
-    noise = "read"
+    iterations: int = 5
+    lr: LearningRate = 0.02
+    reward_weight: float = 1.0
+    kl_weight: float = 1.0
+    control_strength: float = 1.0
+    inv_lambda: float = 5.0
+    control_cost: float = 0.0
+    kl_scheme: Literal["none", "ddim"] = "none"
+    rewards: Sequence[Reward | RewardFunction] | None = None
+    composite: Literal["over", "merge"] = "over"
+    coupling: Rule | None = None
+    view_order: Sequence[int] | None = None
+    search: int | None = None
+    search_scale: float = 0.3
+    control_window: tuple[float, float] | None = None
+    jacobian: Literal["full", "identity"] = "full"
+    guidance_gradient: Literal["both", "cond"] = "both"
+    tolerance: float | None = None
+    feature_reuse: bool = False
 
-    def __init__(
-        self,
-        iterations: int = 5,
-        lr: LearningRate = 0.02,
-        reward_weight: float = 1.0,
-        kl_weight: float = 1.0,
-        control_strength: float = 1.0,
-        inv_lambda: float = 5.0,
-        control_cost: float = 0.0,
-        kl_scheme: Literal["none", "ddim"] = "none",
-        rewards: Sequence[Reward | RewardFunction] | None = None,
-        composite: Literal["over", "merge"] = "over",
-        coupling: Rule | None = None,
-        view_order: Sequence[int] | None = None,
-        search: int | None = None,
-        search_scale: float = 0.3,
-        control_window: tuple[float, float] | None = None,
-        jacobian: Literal["full", "identity"] = "full",
-        guidance_gradient: Literal["both", "cond"] = "both",
-        tolerance: float | None = None,
-        feature_reuse: bool = False,
-    ) -> None:
-        self.iterations = check_int("iterations", iterations, minimum=0)
-        self.lr = self._rates(lr)
-        self.reward_weight = check_number("reward_weight", reward_weight, minimum=0.0)
-        self.kl_weight = check_number("kl_weight", kl_weight, minimum=0.0)
-        self.control_strength = check_number("control_strength", control_strength, minimum=0.0)
-        self.inv_lambda = check_number("inv_lambda", inv_lambda, minimum=0.0)
-        self.control_cost = check_number("control_cost", control_cost, minimum=0.0)
-        self.kl_scheme = check_choice("kl_scheme", kl_scheme, ("none", "ddim"))
+    orders = ("wavefront", "sequential")
+    noise_use = "read"
+
+    def __post_init__(self) -> None:
+        self.iterations = check_int("iterations", self.iterations, minimum=0)
+        self.lr = self._rates(self.lr)
+        for name in ("reward_weight", "kl_weight", "control_strength", "inv_lambda", "control_cost"):
+            setattr(self, name, check_number(name, getattr(self, name), minimum=0.0))
+        check_choice("kl_scheme", self.kl_scheme, ("none", "ddim"))
+        rewards = self.rewards
         if not isinstance(rewards, (list, tuple, type(None))) or not all(callable(r) for r in rewards or ()):
             raise TypeError(
                 f"rewards must be a list of functions reward(x0, earlier, i) -> scalar, got {shown(rewards)}."
             )
         self.rewards = tuple(rewards or ())
-        self.search = None if search is None else check_int("search", search, minimum=2)
-        self.search_scale = check_number("search_scale", search_scale, minimum=0.0, maximum=1.0)
+        self.search = None if self.search is None else check_int("search", self.search, minimum=2)
+        self.search_scale = check_number("search_scale", self.search_scale, minimum=0.0, maximum=1.0)
         for reward in self.rewards:
             if self.search is None and not as_reward(reward).differentiable:
                 raise ValueError(f"{shown(reward)} has no gradient: choose by it with SyncVC(search=n), e.g. search=4.")
-        self.control_window = None if control_window is None else _checked_window(control_window)
-        self.jacobian = check_choice("jacobian", jacobian, ("full", "identity"))
-        self.guidance_gradient = check_choice("guidance_gradient", guidance_gradient, ("both", "cond"))
-        self.tolerance = None if tolerance is None else check_number("tolerance", tolerance, minimum=0.0, maximum=1.0)
-        if self.tolerance is not None and self.rewards:
-            raise ValueError(
-                "tolerance looks at the loss of overlap and prior, which rewards are not part of: use tolerance=None "
-                "with rewards."
-            )
-        if not isinstance(feature_reuse, bool):
-            raise TypeError(f"feature_reuse must be True or False, got {shown(feature_reuse)}.")
-        self.feature_reuse = feature_reuse
-        self.composite = check_choice("composite", composite, ("over", "merge"))
-        self.coupling = check_choice("coupling", coupling, (None, "published", "stable"))
-        if not isinstance(view_order, (Sequence, type(None))):
-            raise TypeError(f"view_order must be a list of the views' indices, got {shown(view_order)}.")
-        self._view_order = None if view_order is None else [check_int("view_order", i, minimum=0) for i in view_order]
+        self.control_window = None if self.control_window is None else _checked_window(self.control_window)
+        check_choice("jacobian", self.jacobian, ("full", "identity"))
+        check_choice("guidance_gradient", self.guidance_gradient, ("both", "cond"))
+        if self.tolerance is not None:
+            self.tolerance = check_number("tolerance", self.tolerance, minimum=0.0, maximum=1.0)
+            if self.rewards:
+                raise ValueError(
+                    "tolerance looks at the loss of overlap and prior, which rewards are not part of: use "
+                    "tolerance=None with rewards."
+                )
+        if not isinstance(self.feature_reuse, bool):
+            raise TypeError(f"feature_reuse must be True or False, got {shown(self.feature_reuse)}.")
+        check_choice("composite", self.composite, ("over", "merge"))
+        check_choice("coupling", self.coupling, (None, "published", "stable"))
+        if not isinstance(self.view_order, (Sequence, type(None))):
+            raise TypeError(f"view_order must be a list of the views' indices, got {shown(self.view_order)}.")
+        if self.view_order is not None:
+            self.view_order = [check_int("view_order", i, minimum=0) for i in self.view_order]
 
     @classmethod
     def preset(cls, name: str, **settings: Any) -> SyncVC:
@@ -171,189 +161,31 @@ class SyncVC(Method):
             return [check_number("lr", rate, minimum=0.0) for rate in lr]
         return [check_number("lr", lr, minimum=0.0)] * self.iterations
 
-    def view_order(self, canvas: LinearCanvas) -> list[int]:
+    @property
+    def rates(self) -> list[float]:
+        """Adam's step size at each iteration."""
+        return self._rates(self.lr)
+
+    def order_of_views(self, canvas: LinearCanvas) -> list[int]:
         """The given order, checked to name every view once."""
-        if self._view_order is None:
-            return super().view_order(canvas)
-        if sorted(self._view_order) != list(range(canvas.num_views)):
+        if self.view_order is None:
+            return super().order_of_views(canvas)
+        if sorted(self.view_order) != list(range(canvas.num_views)):
             raise ValueError(
-                f"view_order must name each of the canvas's {canvas.num_views} views once, got {self._view_order}."
+                f"view_order must name each of the canvas's {canvas.num_views} views once, got {self.view_order}."
             )
-        return list(self._view_order)
+        return list(self.view_order)
 
     def sources(self, canvas: LinearCanvas, order: Sequence[int]) -> Sequence[Sequence[int]]:
         """The views that a view overlaps; all earlier ones where a reward looks at them."""
-        if any(as_reward(reward).reads_earlier for reward in self.rewards):
+        if any(as_reward(reward).reads_earlier for reward in self.rewards or ()):
             position = {view: n for n, view in enumerate(order)}
             return [tuple(order[: position[i]]) for i in range(canvas.num_views)]
         return canvas.neighbours(order).sources
 
-    def begin(self, run: Run) -> _Plan:
-        """Build the run's neighbours and coupling coefficients; refuse what does not exist at a = 0."""
-        table = run.table
-        if self.kl_scheme == "ddim" and is_vanishing(table.a):
-            raise ValueError(
-                "kl_scheme='ddim' divides by a_t, which is 0 at this schedule's first time: use kl_scheme='none'."
-            )
-        eps_pull, step_pull = coupling_table(table, self.inv_lambda, self.coupling)
-        kl = torch.full_like(table.a, self.kl_weight)
-        if self.kl_scheme == "ddim":
-            kl = kl * (table.direction - table.a_next * table.b / table.a) ** 2
-        rewards = [as_reward(reward) for reward in self.rewards]
-        panel = Panel(rewards, run.canvas, run.order, run.sources, run.decode, run.x0)
-        if self.feature_reuse:
-            run.deep_features()  # refuses early what the prior does not have
-        run.candidates = 0 if self.search is None else self.search - 1
-        high, low = self.control_window or (math.inf, -math.inf)
-        times = table.timesteps.double() * (TIMES / run.prior.schedule.num_train_timesteps)
-        steered = ((low <= times) & (times <= high)).tolist()
-        return _Plan(run.canvas.neighbours(run.order), eps_pull, step_pull, kl, panel, steered)
-
-    def advance(self, run: Run, work: Work) -> None:
-        """Choose the batch's controls, then take the coupled step from the controlled views."""
-        plan, x = run.prepared, run.states(work)
-        steps, query, address = run.steps_of(work), run.query(work), run.address(work, plan.neighbours)
-        controlled = [
-            n for n, (i, k) in enumerate(work) if plan.steered[k] and (run.sources[i] or plan.panel.speaks_of(i))
-        ]
-        rows = run.to_device(torch.tensor(controlled, dtype=torch.long))
-        some = [work[n] for n in controlled]
-        if controlled and self.iterations and self.search is None:
-            x = x.index_copy(
-                0, rows, self._optimise(run, some, query.rows(rows), x[rows], address.rows(rows), steps[rows])
-            )
-        with torch.no_grad():
-            prediction = query.predict(x)
-        if controlled and self.search is not None:
-            best = [t.index_select(0, rows) for t in (x, *prediction)]
-            best = self._search(run, some, query.rows(rows), best, address.rows(rows))
-            x, *estimates = (t.index_copy(0, rows, u) for t, u in zip((x, *prediction), best, strict=True))
-            prediction = Prediction(*estimates)
-        x_next = run.step(prediction, work, plan.step_pull[steps], x, address)
-        run.advance(work, x_next, prediction.x0)
-        plan.panel.done(work)
-
-    def compose(self, run: Run, views: torch.Tensor) -> torch.Tensor:
-        """The final canvas, painted in work order or merged."""
-        if self.composite == "merge":
-            return run.canvas.merge(views)
-        return run.canvas.composite(views, run.order)
-
-    def _optimise(
-        self, run: Run, work: Work, query: Query, start: torch.Tensor, address: Address, steps: torch.Tensor
-    ) -> torch.Tensor:
-        """K iterations of Adam from views ``start`` [B, C, h, w]; returns the controlled views x~."""
-        plan, everyone, chosen = run.prepared, work, torch.arange(len(work), device=start.device)
-        controls = torch.zeros_like(start)
-        x, eps_free, result = start, start, start
-        control, first, second = (torch.zeros_like(start) for _ in range(3))
-        before: torch.Tensor | None = None
-        deep = run.deep_features() if self.feature_reuse else None
-        eps_pull, kl = plan.eps_pull[steps], plan.kl[steps]
-        for iteration in range(self.iterations):
-            at = query.evaluate(x, self._through, deep)
-            if iteration == 0:
-                # u = 0: this evaluation is the prior's own prediction, and is never computed twice.
-                eps_free = at.eps
-            overlap, overlap_gradient = ops.overlap_loss(at.x0, run.pool_x0, *address)
-            place, index, mask, period = address
-            loss, cotangent, direct, peak = ops.control_grad(
-                x,
-                at.eps,
-                eps_free,
-                control if self.control_strength == 1.0 or not self.control_cost else self.control_strength * control,
-                overlap_gradient,
-                plan.panel.gradient(work, at.x0) if self.rewards else None,
-                run.pool_x,
-                place,
-                index,
-                mask,
-                eps_pull,
-                query.a,
-                query.b,
-                query.guidance,
-                kl,
-                self.reward_weight,
-                self.control_cost,
-                period,
-                at.kind,
-                at.guided,
-            )
-            vjp, scale = query.pullback(at, cotangent, peak)
-            x = ops.control_update(
-                control,
-                first,
-                second,
-                vjp,
-                scale,
-                direct,
-                start,
-                iteration,
-                self.lr[iteration],
-                self.control_strength,
-            )
-            if self.tolerance is None:
-                controls, result = control, x
-                continue
-            controls[chosen], result = control, result.index_copy(0, chosen, x)
-            loss = loss + self.reward_weight * overlap
-            if before is not None:
-                falling = (before - loss >= self.tolerance * before).nonzero()[:, 0]
-                if len(falling) < len(work):
-                    if not len(falling):
-                        break
-                    work, query, chosen = [work[n] for n in falling.tolist()], query.rows(falling), chosen[falling]
-                    eps_pull, kl = eps_pull[falling], kl[falling]
-                    x, start, eps_free, loss = (t[falling] for t in (x, start, eps_free, loss))
-                    control, first, second = (t[falling] for t in (control, first, second))
-                    address = address.rows(falling)
-                    if deep is not None:
-                        deep.select(falling)
-            before = loss
-        # A gradient that is not finite leaves its mark on the control for good, so one look after the loop is enough:
-        # the host must not wait inside it.
-        finite = torch.isfinite(controls).flatten(1).all(1)
-        if not bool(finite.all()):
-            view, step = everyone[int((~finite).nonzero()[0, 0])]
-            raise FloatingPointError(
-                f"the control's gradient is not finite at view {view}, step {step}: lower reward_weight or lr, or run "
-                "the prior in float32 or bfloat16."
-            )
-        return result
-
-    @property
-    def _through(self) -> Through:
-        """What of the network the gradient passes through."""
-        return "nothing" if self.jacobian == "identity" else self.guidance_gradient
-
-    def _search(
-        self, run: Run, work: Work, query: Query, free: list[torch.Tensor], address: Address
-    ) -> list[torch.Tensor]:
-        """The best candidates and their estimates ``[x~, x0, eps]``, from the uncontrolled ones, [B, C, h, w] each.
-
-        One call of the network a candidate: batches stay as large as ``max_batch`` allows, and only the best is kept.
-        """
-        start, x0, eps = free
-        b = query.b.to(start.dtype)[:, None, None, None]
-        kept = math.sqrt(1.0 - self.search_scale**2)
-        best, best_score = free, self._score(run, work, x0, address)
-        for candidate in range(run.candidates):
-            drawn = self.search_scale * run.candidate_noise(work, candidate)
-            x = start + b * ((kept - 1.0) * eps + drawn)
-            with torch.no_grad():
-                prediction = query.predict(x)
-            score = self._score(run, work, prediction.x0, address)
-            better = score > best_score
-            best_score = torch.where(better, score, best_score)
-            better = better[:, None, None, None]
-            best = [torch.where(better, new, old) for new, old in zip((x, *prediction), best, strict=True)]
-        return best
-
-    def _score(self, run: Run, work: Work, x0: torch.Tensor, address: Address) -> torch.Tensor:
-        """Rewards and the overlap's [B] at clean estimates [B, C, h, w]."""
-        overlap, _ = ops.overlap_loss(x0, run.pool_x0, *address)
-        score = -self.reward_weight * overlap
-        return score + run.prepared.panel.scores(work, x0) if self.rewards else score
+    def bind(self, run: Run) -> BoundSyncVC:
+        """Refuses what divides by a_t where that is 0, and reuse of features that the prior does not have."""
+        return BoundSyncVC(self, run)
 
 
 def _checked_window(value: tuple[float, float]) -> tuple[float, float]:
@@ -363,15 +195,3 @@ def _checked_window(value: tuple[float, float]) -> tuple[float, float]:
     if high <= low:
         raise ValueError(f"control_window must be (high, low) with high above low, got {shown(value)}.")
     return high, low
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a run's steps and views need: who reads whom, per-step coefficients [T], and the rewards."""
-
-    neighbours: Neighbours
-    eps_pull: torch.Tensor
-    step_pull: torch.Tensor
-    kl: torch.Tensor
-    panel: Panel
-    steered: list[bool]

@@ -1,20 +1,21 @@
-"""A prior that knows what is beside the object in each view."""
+"""A prior with a known background behind the object."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from ..conditions import Condition, members
-from .base import NetworkPrior
-from .compiling import Compiler
+from ..conditions import Conditions
+from ..diffusion import StepTable
+from .base import PipelinePrior
 from .reuse import DeepFeatures
 
+BACKDROP, BESIDE = "backdrop", "beside"  # names among the conditions
 
-class BackdropPrior(NetworkPrior):
+
+class BackdropPrior(PipelinePrior):
     """Another prior, told the clean picture beside the objects: its estimate there is that picture.
 
     Where a view's background is known (a flat colour behind a mesh), the network's output is replaced by the one that
@@ -23,23 +24,60 @@ class BackdropPrior(NetworkPrior):
     published set-ups paste the noised background into the states after every step (SyncMVD, Liu 2024).
 
     Args:
-        prior: the prior that is asked, a :class:`NetworkPrior`. Conditions are its own, a tuple, followed by the
-            backdrop, see :meth:`with_backdrop`.
+        prior: the prior that is asked, one with a network of its own. Its conditions get two more, see
+            :meth:`with_backdrop`.
     """
 
     def __init__(self, prior: Any) -> None:
         self.prior, self.schedule = prior, prior.schedule
+        self.codec, self.runtime = prior.codec, prior.runtime
 
     @staticmethod
-    def with_backdrop(condition: Condition, backdrop: torch.Tensor, beside: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """A condition of this prior.
+    def with_backdrop(conditions: Conditions, backdrop: torch.Tensor, beside: torch.Tensor) -> Conditions:
+        """Conditions of this prior.
 
         Args:
-            condition: of the prior that is asked.
+            conditions: of the prior that is asked.
             backdrop: [N, C, h, w] in that prior's sample units.
             beside: bool [N, 1, h, w], where it is seen.
         """
-        return (*members(condition), backdrop, beside)
+        return conditions.updated(**{BACKDROP: backdrop, BESIDE: beside})
+
+    def settled(
+        self, raw: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, cond: Conditions | None
+    ) -> torch.Tensor:
+        """The prior's own output on the object, the backdrop's beside it."""
+        if cond is None or BACKDROP not in cond or BESIDE not in cond:
+            raise ValueError("cond has no backdrop: pass BackdropPrior.with_backdrop(cond, backdrop, beside).")
+        raw = self.prior.settled(raw, x, a, b, self._own(cond))
+        a, b = (c.to(x.dtype)[:, None, None, None] for c in (a, b))
+        clean = cond[BACKDROP].to(x.dtype)
+        eps = (x - a * clean) / b
+        known = {"epsilon": eps, "v_prediction": a * eps - b * clean, "sample": clean, "flow": eps - clean}
+        return torch.where(cond[BESIDE], known[self.schedule.prediction_type].to(raw.dtype), raw)
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
+        """As of the prior that is asked; the backdrop comes in when the output is settled."""
+        raw: torch.Tensor = self.prior.network(x, t, self._own(cond))
+        return raw
+
+    def prepare_conditions(
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
+        """Let the prior that is asked prepare its own part."""
+        prepared = self.prior.prepare_conditions(self._own(cond), self._own(uncond), num_views)
+        told = [
+            own if whole is None or own is None else self.with_backdrop(own, whole[BACKDROP], whole[BESIDE])
+            for own, whole in zip(prepared, (cond, uncond), strict=True)
+        ]
+        return told[0], told[1]
+
+    @staticmethod
+    def _own(cond: Conditions | None) -> Conditions | None:
+        """The conditions of the prior that is asked."""
+        return None if cond is None else cond.without(BACKDROP, BESIDE)
+
+    # ---- all else is the other prior's -------------------------------------------------------------------------
 
     @property
     def pipe(self) -> Any:
@@ -47,26 +85,9 @@ class BackdropPrior(NetworkPrior):
         return self.prior.pipe
 
     @property
-    def compiler(self) -> Compiler | None:
-        """Of its network."""
-        compiler: Compiler | None = self.prior.compiler
-        return compiler
-
-    def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text embeddings ``(cond, uncond)``, as of the prior that is asked."""
-        cond, uncond = self.prior.encode_prompt(prompt, negative_prompt)
-        return cond, uncond
-
-    @property
     def view_shape(self) -> tuple[int, int, int]:
-        """(C, h, w), as of the prior that is asked; so are all the others."""
         shape: tuple[int, int, int] = self.prior.view_shape
         return shape
-
-    @property
-    def scale(self) -> int:
-        """Pixels a latent cell."""
-        return int(getattr(self.prior, "scale", 1))
 
     @property
     def device(self) -> torch.device:
@@ -78,48 +99,22 @@ class BackdropPrior(NetworkPrior):
         dtype: torch.dtype = self.prior.dtype
         return dtype
 
-    def prepare_conditions(
-        self, cond: Condition | None, uncond: Condition | None, num_views: int
-    ) -> tuple[Condition | None, Condition | None]:
-        """Let the prior that is asked prepare its own part."""
-        own, backdrop = self._split(cond)
-        own_uncond = None if uncond is None else self._split(uncond)[0]
-        prepare = getattr(self.prior, "prepare_conditions", None)
-        if prepare is not None:
-            own, own_uncond = prepare(own, own_uncond, num_views)
-        return (*members(own), *backdrop), None if own_uncond is None else (*members(own_uncond), *backdrop)
+    @property
+    def memory_key(self) -> object:
+        return self.prior.memory_key
 
-    @staticmethod
-    def _split(cond: Condition | None) -> tuple[Condition, tuple[torch.Tensor, ...]]:
-        """The other prior's condition and the backdrop."""
-        if not isinstance(cond, tuple) or len(cond) < 3:
-            raise ValueError("cond has no backdrop: pass BackdropPrior.with_backdrop(cond, backdrop, beside).")
-        own = cond[:-2]
-        return (own[0] if len(own) == 1 else own), cond[-2:]
+    def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
+        table: StepTable = self.prior.steps(num_inference_steps, eta)
+        return table
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
-        """The prior's own output on the object, the backdrop's beside it."""
-        own, (backdrop, beside) = self._split(cond)
-        raw: torch.Tensor = self.prior.network(x, t, own)
-        a, b = (c.to(x.dtype)[:, None, None, None] for c in self.schedule.coefficients(t))
-        clean = backdrop.to(x.dtype)
-        eps = (x - a * clean) / b
-        known = {"epsilon": eps, "v_prediction": a * eps - b * clean, "sample": clean, "flow": eps - clean}
-        return torch.where(beside, known[self.schedule.prediction_type].to(raw.dtype), raw)
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        latents: torch.Tensor = self.prior.encode(pixels)
-        return latents
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        pixels: torch.Tensor = self.prior.decode(latents)
-        return pixels
+    def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[Any, Any]:
+        cond, uncond = self.prior.encode_prompt(prompt, negative_prompt)
+        return cond, uncond
 
     def deep_features(self) -> DeepFeatures:
         features: DeepFeatures = self.prior.deep_features()
         return features
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        with self.prior.sampling():
-            yield
+    def sampling(self) -> AbstractContextManager[None]:
+        context: AbstractContextManager[None] = self.prior.sampling()
+        return context

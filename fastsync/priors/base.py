@@ -1,18 +1,22 @@
-"""What a prior is, and what all priors share: guidance in one batch, conversion, clipping."""
+"""What a prior is: the one base class, with working defaults for everything but the network."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from .. import conditions, ops
-from ..conditions import Condition
-from ..diffusion import NoiseSchedule
+from .. import ops
+from ..conditions import ANONYMOUS, Conditions, joined
+from ..diffusion import NoiseSchedule, StepTable
 from ..errors import shown
+from ..guidance import rescaled
+from .codecs import PIXELS, Codec
+from .reuse import DeepFeatures
+from .runtime import Runtime
 
 
 class Prediction(NamedTuple):
@@ -22,116 +26,111 @@ class Prediction(NamedTuple):
     eps: torch.Tensor
 
 
-class Prior(Protocol):
+class Prior:
     """A pretrained diffusion model as the sampler sees it.
 
+    A subclass sets ``schedule``, gives ``view_shape`` and overrides :meth:`network`. One that has no raw output of a
+    known prediction type overrides :meth:`predict` instead; SyncVC's gradients then pass through the whole prediction.
+    Everything else has a default: float32 on the CPU, views in pixels, nothing to prepare, nothing to switch.
+
     Attributes:
-        schedule: its times and coefficients.
-        view_shape: (C, h, w) of a view in the prior's own units (latent cells for latent priors).
-        device, dtype: where and in what the network computes.
+        schedule: times, coefficients and solver.
+        codec: between the prior's sample units and pixels; by default they are the same.
+        runtime: what is switched for the length of a run: freezing, compiling, attention, memory layout, offload.
+        condition_name: the name under which :meth:`network` finds a bare tensor passed as condition.
     """
 
     schedule: NoiseSchedule
+    codec: Codec = PIXELS
+    runtime: Runtime = Runtime()
+    condition_name: ClassVar[str] = ANONYMOUS
 
     @property
-    def view_shape(self) -> tuple[int, int, int]: ...
+    def view_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a view in the prior's sample units (latent cells for latent priors)."""
+        raise NotImplementedError(f"{type(self).__name__} must give view_shape, (C, h, w) of a view.")
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return torch.device("cpu")
 
     @property
-    def dtype(self) -> torch.dtype: ...
-
-    def predict(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        cond: Condition | None,
-        uncond: Condition | None,
-        guidance_scale: float,
-    ) -> Prediction:
-        """Guided estimates at noisy views x [B, C, h, w] and times t [B]; differentiable in x."""
-        ...
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] to the prior's sample units."""
-        ...
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The prior's sample units to pixels [B, 3, H, W] in [-1, 1], differentiable."""
-        ...
-
-
-@runtime_checkable
-class DepthConditioned(Prior, Protocol):
-    """A prior whose network sees the depth of what it is to paint beside the prompt.
-
-    Attributes:
-        window: (h, w) of a view in the prior's own units.
-        scale: pixels of a view for each of them.
-    """
-
-    window: tuple[int, int]
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return torch.float32
 
     @property
-    def scale(self) -> int: ...
+    def scale(self) -> int:
+        """Pixels along a side of one cell of a view."""
+        return self.codec.scale
 
-    def with_control(
-        self, cond: torch.Tensor, uncond: torch.Tensor | None, depth: torch.Tensor
-    ) -> tuple[Condition, Condition | None]:
-        """Text conditions with the views' depth, as ``sample`` takes them.
+    @property
+    def memory_key(self) -> object:
+        """What decides how many views fit at once; batch sizes that fitted are remembered under it."""
+        return self
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the prior hands out its network's own output (:meth:`network`), not only estimates."""
+        return type(self).network is not Prior.network
+
+    # ---- the network ------------------------------------------------------------------------------------------
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
+        """Raw output [B, C, h, w] in the schedule's prediction type.
 
         Args:
-            cond, uncond: what ``encode_prompt`` gave; ``uncond`` None without guidance.
-            depth: [N, 1, H, W] or [1, 1, H, W], a view's size in pixels, from 0 (background) to 1 (nearest), linear in
-                inverse depth.
+            x: noisy views [B, C, h, w], guidance's unconditional half first where both are in the batch.
+            t: [B], times as the scheduler has them.
+            cond: the rows' conditions; None if none were given.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must override network() or predict().")
 
+    def settled(
+        self, raw: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, cond: Conditions | None
+    ) -> torch.Tensor:
+        """The network's output [B, C, h, w] as it counts; priors that know parts of the answer put them in here.
 
-class NetworkPrior:
-    """Shared by priors that call a raw network: runs guidance's two halves in one batch and converts the output."""
-
-    schedule: NoiseSchedule
-
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
-        """Raw output [B, C, h, w] at noisy views x and times t [B], in the schedule's prediction type."""
-        raise NotImplementedError
+        Args:
+            raw: what :meth:`network` gave for noisy views x [B, C, h, w] and ``cond``.
+            a, b: [B], float64, coefficients at the rows' times.
+        """
+        return raw
 
     def predict(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: Condition | None,
-        uncond: Condition | None,
-        guidance_scale: float,
+        cond: Any = None,
+        uncond: Any = None,
+        guidance_scale: float | torch.Tensor = 7.5,
     ) -> Prediction:
-        """Guided estimates at x [B, C, h, w], t [B]; with ``uncond`` both halves run in one batch of 2 B rows.
+        """Guided estimates at noisy views; differentiable in x.
 
-        A single time or condition serves all views.
+        Args:
+            x: [B, C, h, w].
+            t: [B] or [1], times as the scheduler has them.
+            cond, uncond: conditions of B views or of one, as in :func:`fastsync.sample`; with ``uncond`` both halves
+                run in one batch of 2 B rows.
+            guidance_scale: s, one number or [B]; used only with ``uncond``.
         """
-        a, b = self.schedule.coefficients(t.expand(len(x)))
-        return self.convert(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
+        t = t.expand(len(x))
+        rows = list(range(len(x)))
+        whole = [None if c is None else Conditions.of(c, self.condition_name).select(rows) for c in (uncond, cond)]
+        given, used = x, whole[1]
+        if whole[0] is not None:
+            if whole[1] is None:
+                raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
+            given, t, used = torch.cat([x, x]), torch.cat([t, t]), joined(whole[0], whole[1])
+        a, b = self.schedule.coefficients(t)
+        raw = self.rows(given, t, used, a, b)
+        return self.estimates(raw, x, a[: len(x)], b[: len(x)], guidance_scale)
 
-    def raw(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None, uncond: Condition | None) -> torch.Tensor:
-        """The network's own output [B, C, h, w]; with ``uncond`` [2 B, C, h, w], the unconditional half first."""
-        whole = conditions.both(lambda member: conditions.expand(member, len(x)), cond, uncond)
-        t, cond = self.joined(t.expand(len(x)), *whole)
-        return self.raw_rows(x if uncond is None else torch.cat([x, x]), t, cond)
-
-    @staticmethod
-    def joined(
-        t: torch.Tensor, cond: Condition | None, uncond: Condition | None
-    ) -> tuple[torch.Tensor, Condition | None]:
-        """Times [B] and conditions [B, ...] of a batch as ``raw_rows`` takes them, both halves in one batch."""
-        if uncond is None:
-            return t, cond
-        if cond is None:
-            raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
-        return torch.cat([t, t]), conditions.each(lambda *halves: torch.cat(halves), uncond, cond)
-
-    def raw_rows(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
-        """The network's own output for every row, times and conditions being as many as views."""
+    def rows(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None, a: torch.Tensor, b: torch.Tensor
+    ) -> torch.Tensor:
+        """The settled network output for every row; warns where autograd does not see that it depends on x."""
         raw = self.network(x, t, cond)
         if x.requires_grad and torch.is_grad_enabled() and not raw.requires_grad:
             warnings.warn(
@@ -139,42 +138,108 @@ class NetworkPrior:
                 "constant: remove torch.no_grad, detach or inference_mode from the network if it is not.",
                 stacklevel=2,
             )
-        return raw
+        return self.settled(raw, x, a, b, cond)
 
-    def convert(
-        self, raw: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, guidance: torch.Tensor | float
+    def estimates(
+        self,
+        raw: torch.Tensor,
+        x: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        guidance_scale: torch.Tensor | float,
+        rescale: float = 0.0,
     ) -> Prediction:
-        """Guided and clipped estimates from the output of ``raw`` at the same x, with its coefficients a, b [B]."""
-        raw_uncond, raw_cond = raw.chunk(2) if len(raw) == 2 * len(x) else (None, raw)
-        x0, eps = ops.cfg_tweedie(raw_cond, raw_uncond, x, a, b, guidance, self.schedule.prediction_type)
+        """Guided, rescaled and clipped estimates from the output of ``rows`` [B or 2 B, C, h, w] at x [B, C, h, w]."""
+        uncond, cond = raw.chunk(2) if len(raw) == 2 * len(x) else (None, raw)
+        if rescale and uncond is not None:
+            s = torch.as_tensor(guidance_scale).to(x).expand(len(x))[:, None, None, None]
+            halves = uncond.to(x.dtype), cond.to(x.dtype)
+            mixed = rescaled(torch.lerp(*halves, s), halves[1], rescale)
+            # Outside of guidance's interval (s = 1) nothing is rescaled.
+            uncond, cond = None, torch.where(s == 1.0, halves[1], mixed)
+        x0, eps = ops.cfg_tweedie(cond, uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
         return Prediction(self.schedule.clip(x0), eps)
 
-    def prepare_conditions(
-        self, cond: Condition | None, uncond: Condition | None, num_views: int
-    ) -> tuple[Condition | None, Condition | None]:
-        """Called once a run, inside of ``sampling()``: the conditions of all its views as ``network`` is to get them.
+    # ---- around the network -----------------------------------------------------------------------------------
 
-        What a prior computes from conditions alone, whatever views and times are, it computes here.
+    def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
+        """The run's step table; families whose pipelines set the times in their own way override it."""
+        return self.schedule.steps(num_inference_steps, eta)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to the prior's sample units [B, C, h, w], differentiable."""
+        return self.codec.encode(pixels, self.device)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The prior's sample units [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable."""
+        return self.codec.decode(latents, self.device)
+
+    def prepare_conditions(
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
+        """Called once a run, inside of ``sampling()``: the conditions of all views as :meth:`network` gets them.
+
+        What depends on conditions alone, and on no noisy view or time, is computed here.
         """
         return cond, uncond
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Entered for the length of a run; priors with weights freeze them here and give them back as they were."""
-        yield
+    def deep_features(self) -> DeepFeatures:
+        """A new, empty store of the network's deep features for one batch of views.
+
+        Raises:
+            ValueError: the prior's network has none that are known.
+        """
+        raise ValueError(
+            f"feature_reuse=True needs a prior whose network's levels are known (a pipeline with a UNet), and "
+            f"{type(self).__name__} is none: use feature_reuse=False."
+        )
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Entered for the length of a run; what ``runtime`` switches is as before afterwards, whatever happens."""
+        return self.runtime.on(self.device)
 
 
-@contextmanager
-def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """The module without gradients for its weights; the flags that were set are set again afterwards."""
-    # By name: accelerate's offload hooks put another parameter in a weight's place whenever they load it.
-    names = {name for name, p in module.named_parameters() if p.requires_grad}
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for name, p in module.named_parameters():
-            p.requires_grad_(name in names)
+class PipelinePrior(Prior):
+    """A prior inside a diffusers pipeline, which is never changed.
+
+    Attributes:
+        pipe: the pipeline.
+        window: (h, w) of a view in the prior's sample units.
+        compiled: whether the network runs compiled while it samples, for which batches should have few sizes.
+    """
+
+    pipe: Any
+    window: tuple[int, int]
+    condition_name = "text"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes (accelerate's execution device if the pipeline is offloaded)."""
+        return getattr(self.pipe, "_execution_device", self.pipe.device)
+
+    @property
+    def compiled(self) -> bool:
+        return self.runtime.compile != "off"
+
+    def encode_prompt(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
+    ) -> tuple[Any, Any]:
+        """Conditions ``(cond, uncond)`` of prompts, as :func:`fastsync.sample` takes them."""
+        raise NotImplementedError(f"{type(self).__name__} must override encode_prompt().")
+
+
+class DepthConditioned:
+    """What a prior has besides whose network sees the depth of what it is to paint beside the prompt."""
+
+    def with_control(self, cond: Any, uncond: Any, depth: torch.Tensor) -> tuple[Conditions, Conditions | None]:
+        """Text conditions with the views' depth, as ``sample`` takes them.
+
+        Args:
+            cond, uncond: what ``encode_prompt`` gave; ``uncond`` None without guidance.
+            depth: [N, 1, H, W] or [1, 1, H, W], a view's size in pixels, from 0 (background) to 1 (nearest), linear in
+                inverse depth.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override with_control().")
 
 
 def strings(

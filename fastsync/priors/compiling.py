@@ -45,8 +45,8 @@ class Compiler:
         ]
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Calls of the network are compiled in here.
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Calls of the network are compiled in here; ``device`` plays no part, a compiled call knows its own.
 
         Raises:
             ValueError: accelerate's offload has hooks in what would be compiled.

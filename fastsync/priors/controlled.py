@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from .. import conditions
-from ..conditions import Condition
+from ..conditions import Conditions
 from ..errors import check_tensor, shape_text
+from .base import DepthConditioned
 from .diffusers_unet import DiffusersPrior
 
 
-class ControlledPrior(DiffusersPrior):
-    """A prior whose condition is ``(text [N, L, D], control [N, c, H, W])``, first dimensions of 1 being for all views.
+class ControlledPrior(DiffusersPrior, DepthConditioned):
+    """A prior whose conditions are ``text`` [N, L, D] and ``control`` [N, c, H, W], N being 1 for all views alike.
 
     ``control_shape`` is (c, H, W). Both of guidance's halves see the control.
     """
+
+    known_conditions: ClassVar[tuple[str, ...]] = ("text", "control")
+    prepared_name: ClassVar[str] = "control"  # of the control once it is as the network gets it
 
     @property
     def control_shape(self) -> tuple[int, int, int]:
         """(c, H, W) of a view's control."""
         raise NotImplementedError
 
-    def with_control(
-        self, cond: torch.Tensor, uncond: torch.Tensor | None, depth: torch.Tensor
-    ) -> tuple[Condition, Condition | None]:
+    def with_control(self, cond: Any, uncond: Any, depth: torch.Tensor) -> tuple[Conditions, Conditions | None]:
         """Text conditions with the views' depth, as ``sample`` takes them.
 
         Args:
@@ -34,7 +35,7 @@ class ControlledPrior(DiffusersPrior):
                 (background) to 1 (nearest), linear in inverse depth.
 
         Returns:
-            ``(text, control)`` of either half, the control being the same tensor in both.
+            Conditions ``text`` and ``control`` of either half, the control being the same tensor in both.
 
         Raises:
             TypeError, ValueError: depth of another shape, size or range; conditions that have a control already.
@@ -59,29 +60,30 @@ class ControlledPrior(DiffusersPrior):
                 "that range."
             )
         control = self._control(depth.to(self.device)).to(cond.dtype)
-        return (cond, control), None if uncond is None else (uncond, control)
+        told = Conditions({"text": cond, "control": control})
+        return told, None if uncond is None else told.updated(text=uncond)
 
     def prepare_conditions(
-        self, cond: Condition | None, uncond: Condition | None, num_views: int
-    ) -> tuple[Condition | None, Condition | None]:
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
         """Check the controls, and compute once a view what the network makes of them alone."""
-        text, control = self._parts(cond)
-        text_uncond, control_uncond = (None, None) if uncond is None else self._parts(uncond)
-        prepared, prepared_uncond = conditions.both(self._prepared, control, control_uncond)
-        # One tensor in, one tensor out.
-        assert isinstance(prepared, torch.Tensor) and not isinstance(prepared_uncond, tuple)
-        uncond = None if text_uncond is None or prepared_uncond is None else (text_uncond, prepared_uncond)
-        return super().prepare_conditions((text, prepared), uncond, num_views)
+        control = self._parts(cond)[1]
+        other = control if uncond is None else self._parts(uncond)[1]
+        prepared = self._prepared(control)
+        # What both halves share is computed once.
+        prepared_uncond = prepared if other is control else self._prepared(other)
+        assert cond is not None  # _parts() has looked
+        told = cond.renamed("control", self.prepared_name, prepared)
+        told_uncond = None if uncond is None else uncond.renamed("control", self.prepared_name, prepared_uncond)
+        return super().prepare_conditions(told, told_uncond, num_views)
 
-    def _parts(self, cond: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text and control."""
-        if isinstance(cond, tuple) and len(cond) == 2:
-            return cond
-        got = f"a tuple of {len(cond)}" if isinstance(cond, tuple) else "None" if cond is None else "a tensor"
-        raise ValueError(
-            f"cond is {got}, but this pipeline's network needs (text, control), the control being {self._shape}: pass "
-            "what prior.with_control(*prior.encode_prompt(prompt), depth) gives."
-        )
+    def _parts(self, cond: Conditions | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text and control, prepared or not."""
+        mend = f"control {self._shape}: pass what prior.with_control(*prior.encode_prompt(prompt), depth) gives"
+        names = [name for name in ("control", self.prepared_name) if cond is not None and name in cond]
+        if cond is None or not names:
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text and {mend}.")
+        return self._text(cond, mend), cond[names[0]]
 
     @property
     def _shape(self) -> str:

@@ -8,33 +8,36 @@ from typing import Any
 
 import torch
 
-from ..conditions import Condition
+from ..conditions import Conditions
+from ..diffusion import SolverChoice
 from ..errors import check_number
-from .attention import AttentionSwitch
-from .base import frozen
-from .compiling import Compiler
 from .controlled import ControlledPrior
+from .registry import register
 from .reuse import DeepFeatures
+from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
 
+@register("StableDiffusionControlNetPipeline")
 class ControlNetPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionControlNetPipeline`` with one ControlNet, on its device, in its dtype.
 
-    ``cond = (text [N, L, D], control [N, 3, H, W])``, pictures in [0, 1] of a view's size in pixels, as the ControlNet
-    was trained on; ``with_control`` makes them of depth. What the ControlNet makes of a picture before it sees a noisy
-    view is computed once a view and run.
+    Conditions are ``text`` [N, L, D] and ``control`` [N, 3, H, W], pictures in [0, 1] of a view's size in pixels, as
+    the ControlNet was trained on; ``with_control`` makes them of depth. What the ControlNet makes of a picture before
+    it sees a noisy view is computed once a view and run.
 
     Args:
         pipe: e.g. SD 1.5 with ``lllyasviel/control_v11f1p_sd15_depth``.
         conditioning_scale: what the ControlNet's residuals are multiplied by.
-        window, compiler, attention, neighbours: as in :class:`fastsync.DiffusersPrior`, of the UNet.
+        window, runtime, solver, neighbours: as in :class:`fastsync.DiffusersPrior`.
 
     Raises:
         ValueError: for a pipeline of another class, several ControlNets, or one of another kind.
     """
 
     _has_controlnet = True
+    known_conditions = ("text", "control", "embedded")
+    prepared_name = "embedded"
 
     def __init__(
         self,
@@ -42,12 +45,12 @@ class ControlNetPrior(ControlledPrior):
         *,
         conditioning_scale: float = 1.0,
         window: tuple[int, int] | None = None,
-        compiler: Compiler | None = None,
-        attention: AttentionSwitch | None = None,
+        runtime: Runtime | None = None,
+        solver: SolverChoice = "auto",
         neighbours: NeighbourLists | None = None,
     ) -> None:
         self.conditioning_scale = check_number("conditioning_scale", conditioning_scale)
-        super().__init__(pipe, window=window, compiler=compiler, attention=attention, neighbours=neighbours)
+        super().__init__(pipe, window=window, runtime=runtime, solver=solver, neighbours=neighbours)
         kind = type(self._controlnet).__name__
         if kind != "ControlNetModel":
             raise ValueError(
@@ -84,12 +87,6 @@ class ControlNetPrior(ControlledPrior):
             "feature_reuse=False."
         )
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """As without a ControlNet, which is frozen as well."""
-        with frozen(self._controlnet), super().sampling():
-            yield
-
     @property
     def _controlnet(self) -> Any:
         """The model itself where it has been compiled."""
@@ -112,11 +109,11 @@ class ControlNetPrior(ControlledPrior):
         """With channels as the ControlNet's own forward is about to flip them, whatever they are."""
         return control.flip(1) if self._controlnet.config.controlnet_conditioning_channel_order == "bgr" else control
 
-    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """ControlNet and UNet at noisy views x [B, C, h, w] and their controls, embedded or not."""
         text, control = self._parts(cond)
+        embedded = cond is not None and self.prepared_name in cond
         dtype = self._controlnet.dtype
-        embedded = control.shape[1] != self.control_shape[0]
         with self._embedding_known(embedded):
             down, middle = self.pipe.controlnet(
                 x.to(dtype),

@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from ..conditions import Condition
-from .attention import AttentionSwitch
-from .compiling import Compiler
+from ..conditions import Conditions
+from ..diffusion import SolverChoice
+from .registry import register
+from .runtime import Runtime
 from .unet import UNetPrior
 
 
+@register("IFPipeline")
 class DeepFloydPrior(UNetPrior):
     """The prior inside a diffusers ``IFPipeline`` (the first stage, 64 x 64 pixels), on its device, in its dtype.
 
@@ -21,23 +23,21 @@ class DeepFloydPrior(UNetPrior):
     Args:
         pipe: an ``IFPipeline``, such as ``DeepFloyd/IF-I-M-v1.0`` or the zoo's ``glyphs``.
         window: view size (h, w) in pixels; the UNet's own ``sample_size`` if None.
-        compiler: of the pipeline's UNet, which then runs compiled while it samples.
-        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
+        runtime, solver: as in :class:`fastsync.DiffusersPrior`.
 
     Raises:
         ValueError: for a pipeline of another class or stage.
     """
 
     units = "pixels"
-    scale = 1  # pixels a cell
 
     def __init__(
         self,
         pipe: Any,
         *,
         window: tuple[int, int] | None = None,
-        compiler: Compiler | None = None,
-        attention: AttentionSwitch | None = None,
+        runtime: Runtime | None = None,
+        solver: SolverChoice = "auto",
     ) -> None:
         unet: Any = getattr(pipe, "unet", None)
         if not is_deepfloyd(pipe) or unet is None or getattr(pipe, "text_encoder", None) is None:
@@ -50,19 +50,11 @@ class DeepFloydPrior(UNetPrior):
                 "the UNet is one of IF's upscaling stages, which needs a small picture beside the prompt: pass the "
                 "first stage, e.g. DeepFloyd/IF-I-M-v1.0."
             )
-        super().__init__(pipe, window, compiler, attention)
+        super().__init__(pipe, window, runtime, solver)
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """As every UNet's, without the variance."""
         return super().network(x, t, cond)[:, :3]
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels are this prior's own units: returned as they are."""
-        return pixels
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels are this prior's own units: returned as they are."""
-        return latents
 
 
 def is_deepfloyd(pipe: Any) -> bool:

@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
-from ..conditions import Condition
+from ..conditions import Conditions
 from .controlled import ControlledPrior
+from .registry import register
 
 
+@register("StableDiffusionDepth2ImgPipeline")
 class DepthPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionDepth2ImgPipeline``, such as ``stabilityai/stable-diffusion-2-depth``.
 
-    ``cond = (text [N, L, D], depth [N, 1, h, w])``, the depth of each view in latent cells, from -1 (its farthest
-    point) to 1 (its nearest), linear in inverse depth; ``with_control`` makes it. Arguments and the rest are those of
-    :class:`fastsync.DiffusersPrior`. The pipeline's depth estimator is not used, and may be None.
+    Conditions are ``text`` [N, L, D] and ``control`` [N, 1, h, w], the depth of each view in latent cells, from -1 (its
+    farthest point) to 1 (its nearest), linear in inverse depth; ``with_control`` makes it. Arguments and the rest are
+    those of :class:`fastsync.DiffusersPrior`. The pipeline's depth estimator is not used, and may be None.
     """
 
     _extra_channels = 1
@@ -37,7 +39,7 @@ class DepthPrior(ControlledPrior):
         low, high = cells.amin((1, 2, 3), keepdim=True), cells.amax((1, 2, 3), keepdim=True)
         return torch.where(high > low, 2 * (cells - low) / (high - low) - 1, -1.0)
 
-    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """The UNet at noisy views x [B, C, h, w] and their depth."""
         text, depth = self._parts(cond)
         return self._unet(torch.cat([x, depth.to(x)], 1), t, text)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 
-from .. import conditions
-from ..conditions import Condition
-from . import tiling
-from .attention import AttentionSwitch
-from .compiling import Compiler
-from .shared_attention import NeighbourLists, SharedAttention
+from ..conditions import Conditions
+from ..diffusion import SolverChoice
+from .codecs import VaeCodec
+from .registry import register
+from .runtime import Runtime
+from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 from .unet import UNetPrior
 
 # Settings of a UNet that takes more than a noisy latent, a time and a text.
@@ -27,14 +24,15 @@ _EXTRA_CONDITIONS = (
 )
 
 
+@register("StableDiffusionPipeline")
 class DiffusersPrior(UNetPrior):
     """The prior inside a diffusers Stable Diffusion pipeline, on its device, in its dtype.
 
     Args:
         pipe: a ``StableDiffusionPipeline`` (SD 1.x, 2.x and fine-tunes), epsilon, v or sample prediction.
         window: view size (h, w) in latent cells; the UNet's own ``sample_size`` if None.
-        compiler: of the pipeline's UNet, which then runs compiled while it samples.
-        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
+        runtime: how the networks run while they sample; made of the pipeline if None.
+        solver: ``"auto"``, the scheduler's own, or ``"ddim"``; see :class:`fastsync.diffusion.NoiseSchedule`.
         neighbours: for each view the views that its self-attention sees beside itself while it samples, e.g.
             ``fastsync.priors.view_ring(8)``; all views then have to be in each network call. None: each sees itself.
 
@@ -51,8 +49,8 @@ class DiffusersPrior(UNetPrior):
         pipe: Any,
         *,
         window: tuple[int, int] | None = None,
-        compiler: Compiler | None = None,
-        attention: AttentionSwitch | None = None,
+        runtime: Runtime | None = None,
+        solver: SolverChoice = "auto",
         neighbours: NeighbourLists | None = None,
     ) -> None:
         unet: Any = getattr(pipe, "unet", None)
@@ -82,71 +80,28 @@ class DiffusersPrior(UNetPrior):
                 f"where {type(self).__name__} adds {self._extra_channels} (inpainting takes 5 more and depth 1): pass "
                 "a text-to-image or depth pipeline to fastsync.priors.wrap, which chooses."
             )
-        super().__init__(pipe, window, compiler, attention)
+        super().__init__(pipe, window, runtime, solver)
+        self.codec = VaeCodec(vae)
         self.sharing = None if neighbours is None else SharedAttention(unet, neighbours)
+        if self.sharing is not None:
+            self.runtime = self.runtime.also(self.sharing)  # entered last: on top of what `attention` has set
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
-        """The network at noisy views x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
+        """The network at noisy views x [B, C, h, w], times t [B], text embeddings ``text`` [B, L, D]."""
         if self.sharing is None or not self.sharing.active:
             return self._conditioned(x, t, cond)
-        cond, order = self.sharing.ordered(cond)
-        return self._conditioned(x[order], t[order], conditions.each(lambda c: c[order], cond))[order.argsort()]
+        order = self.sharing.row_order(cond)
+        assert cond is not None  # row_order() has looked
+        rest = cond.without(VIEW_LABELS)
+        ordered = None if rest is None else rest.map(lambda rows: rows[order])
+        return self._conditioned(x[order], t[order], ordered)[order.argsort()]
 
-    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+    def _conditioned(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """The network by its own conditions, whatever the rows' order."""
         return super().network(x, t, cond)
 
     def prepare_conditions(
-        self, cond: Condition | None, uncond: Condition | None, num_views: int
-    ) -> tuple[Condition | None, Condition | None]:
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
         """Where self-attention is shared, conditions with the labels of their views."""
         return (cond, uncond) if self.sharing is None else self.sharing.labelled(cond, uncond, num_views)
-
-    @property
-    def scale(self) -> int:
-        """Pixels a latent cell."""
-        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] to latents (the posterior's mean), differentiable."""
-        vae = self.pipe.vae
-        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable.
-
-        Where tiling is switched on (``pipe.vae.enable_tiling()``) and no gradient is asked for, it takes about half
-        of the memory and gives the same numbers.
-        """
-        vae = self.pipe.vae
-        latents = latents.to(self.device, vae.dtype) / vae.config.scaling_factor
-        if getattr(vae, "use_tiling", False) and not (torch.is_grad_enabled() and latents.requires_grad):
-            unknown = tiling.unknown_part(vae)
-            if unknown is None:
-                return tiling.decode(vae, latents)
-            warnings.warn(
-                f"the VAE has a part that fastsync cannot tile ({unknown}), so its own tiled decode is used, in which "
-                "colours may differ from tile to tile: call vae.disable_tiling() where the memory suffices.",
-                stacklevel=2,
-            )
-        return vae.decode(latents, return_dict=False)[0]
-
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """As every UNet's; besides, accelerate's offload of whole models leaves the UNet alone when the VAE is called.
-
-        Methods and rewards that decode need both in turn, and a backward pass that comes through the VAE still needs
-        the UNet's weights where they were.
-        """
-        hook: Any = getattr(self.pipe.vae, "_hf_hook", None)
-        previous = getattr(hook, "prev_module_hook", None)
-        if previous is not None:
-            hook.prev_module_hook = None
-        try:
-            sharing = nullcontext() if self.sharing is None else self.sharing.on(self.device)
-            # Inside: it goes on top of what `attention` has set.
-            with super().sampling(), sharing:
-                yield
-        finally:
-            if previous is not None:
-                hook.prev_module_hook = previous

@@ -7,26 +7,27 @@ from typing import Any
 
 import torch
 
-from ..conditions import Condition
-from ..diffusion import NoiseSchedule
+from ..conditions import Conditions
+from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_device, check_int, shape_text, shown
-from .base import NetworkPrior
+from .base import Prior
 
 EpsFunction = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
-class FunctionPrior(NetworkPrior):
+class FunctionPrior(Prior):
     """Wraps ``eps_fn(x[B, C, h, w], t[B], cond[B, ...]) -> raw[B, C, h, w]`` as a prior.
 
     Args:
         eps_fn: the network; its output is read as the scheduler's ``prediction_type`` says (epsilon by default). Times
             are int64 on discrete schedules and float on flow schedules; ``cond`` is None if none was given to
-            ``sample``, and a tuple of tensors [B, ...] if a tuple was. With guidance it is called once with both halves
-            in a batch, the unconditional half first.
-        scheduler: a diffusers scheduler; see :class:`fastsync.diffusion.NoiseSchedule`.
+            ``sample``, a tensor [B, ...] if a bare one was, and :class:`fastsync.Conditions` of B rows if names were.
+            With guidance it is called once with both halves in a batch, the unconditional half first.
+        scheduler: a diffusers scheduler, whose own solver takes the steps.
         view_shape: (C, h, w).
         device, dtype: where states live and what noise is drawn in when no latents are given. States are float32 or
             float64; with a half-precision ``dtype`` they are handed to ``eps_fn`` in it.
+        solver: ``"auto"``, the scheduler's own, or ``"ddim"``, which runs any scheduler's times and betas by DDIM.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FunctionPrior(NetworkPrior):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        solver: SolverChoice = "auto",
     ) -> None:
         if not callable(eps_fn):
             raise TypeError(f"eps_fn must be callable as eps_fn(x, t, cond), got {type(eps_fn).__name__}.")
@@ -45,24 +47,31 @@ class FunctionPrior(NetworkPrior):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
         self.eps_fn = eps_fn
-        self.schedule = NoiseSchedule(scheduler)
+        self.schedule = NoiseSchedule(scheduler, solver)
         c, h, w = (check_int(f"view_shape[{i}]", n) for i, n in enumerate(view_shape))
-        self.view_shape = (c, h, w)
-        self.device = check_device("device", device)
-        self.dtype = dtype
+        self._view_shape = (c, h, w)
+        self._device, self._dtype = check_device("device", device), dtype
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(C, h, w), as given."""
+        return self._view_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live, as given."""
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What ``eps_fn`` is given at most, as given."""
+        return self._dtype
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """Raw output of ``eps_fn``, checked for its shape."""
-        raw = self.eps_fn(x.to(self.dtype) if self.dtype.itemsize < 4 else x, t, cond)
+        given = None if cond is None else cond.bare()
+        raw = self.eps_fn(x.to(self.dtype) if self.dtype.itemsize < 4 else x, t, given)
         if not isinstance(raw, torch.Tensor) or raw.shape != x.shape:
             got = shape_text(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
             raise ValueError(f"eps_fn must return a tensor of x's shape {shape_text(x.shape)}, got {got}.")
         return raw
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels are this prior's own units: returned as they are."""
-        return pixels
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels are this prior's own units: returned as they are."""
-        return latents

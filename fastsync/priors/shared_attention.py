@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..conditions import Condition, members
+from ..conditions import Conditions
 from ..errors import check_int, shown
 
+VIEW_LABELS = "view_labels"  # the name of the rows' labels among conditions
 NeighbourLists = Sequence[Sequence[int]]
 
 
@@ -27,7 +28,7 @@ class SharedAttention:
 
     A view's queries attend to the keys and values of the view itself and of its neighbours, at each layer and within
     their own half of guidance, as papers on texturing do (SyncMVD, Liu 2023). All views have to be in each call. Every
-    row therefore carries a label as the last member of its condition: its view, and N more in the conditional half.
+    row therefore carries a label among its conditions: its view, and N more in the conditional half.
 
     Args:
         unet: a ``UNet2DConditionModel``.
@@ -63,8 +64,8 @@ class SharedAttention:
             yield
 
     def labelled(
-        self, cond: Condition | None, uncond: Condition | None, num_views: int
-    ) -> tuple[Condition | None, Condition | None]:
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
         """Conditions of all views with the labels of their rows."""
         count = self._processor.count
         if count != num_views:
@@ -73,23 +74,25 @@ class SharedAttention:
                 "a view."
             )
         labels = torch.arange(count)
-        uncond = None if uncond is None else (*members(uncond), labels.to(members(uncond)[0].device))
-        cond = None if cond is None else (*members(cond), (labels + count).to(members(cond)[0].device))
-        return cond, uncond
+        halves = []
+        for half, first in ((cond, count), (uncond, 0)):
+            told = None if half is None else half.updated(**{VIEW_LABELS: (labels + first).to(_device_of(half))})
+            halves.append(told)
+        return halves[0], halves[1]
 
-    def ordered(self, cond: Condition | None) -> tuple[Condition, torch.Tensor]:
-        """A call's conditions without labels, and its rows [B], int64, as attention takes them: by half, then by view.
+    def row_order(self, cond: Conditions | None) -> torch.Tensor:
+        """A call's rows [B], int64, in the order in which attention takes them: by half, then by view.
 
         Raises:
             ValueError: conditions without labels; not all views are there, or some are there twice.
         """
         count = self._processor.count
-        if not isinstance(cond, tuple) or len(cond) < 2 or cond[-1].dtype != torch.int64:
+        if cond is None or VIEW_LABELS not in cond:
             raise ValueError(
                 "shared self-attention has to know the views of a call: pass what prior.prepare_conditions(cond, "
                 "uncond, num_views) gives, as fastsync.sample does."
             )
-        *parts, labels = cond
+        labels: torch.Tensor = cond[VIEW_LABELS]
         found, order = labels.sort()
         # On a GPU the host waits here, once a call: attention over other views than meant would go unseen.
         expected = torch.arange(len(labels), device=labels.device) + found[0] // count * count
@@ -99,7 +102,13 @@ class SharedAttention:
                 f"one has {len(labels.remainder(count).unique())} in {len(labels)} rows: use order='batched' and "
                 "max_batch=None, with a method whose views do not wait for each other, such as SyncTweedies."
             )
-        return (parts[0] if len(parts) == 1 else tuple(parts)), order
+        return order
+
+
+def _device_of(cond: Conditions) -> torch.device:
+    """Where the rows of conditions are."""
+    rows = next(iter(cond.rows.values()))
+    return (rows[0] if isinstance(rows, list) else rows).device
 
 
 class _Processor:

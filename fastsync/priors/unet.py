@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
-from ..conditions import Condition
-from ..diffusion import NoiseSchedule
+from ..conditions import Conditions
+from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
-from .attention import AttentionSwitch
-from .base import NetworkPrior, frozen, strings
-from .compiling import Compiler
+from .base import PipelinePrior, strings
 from .reuse import DeepFeatures
+from .runtime import Runtime
 
 
-class UNetPrior(NetworkPrior):
+class UNetPrior(PipelinePrior):
     """A pipeline's UNet, on its device, in its dtype.
 
     Args:
         pipe: checked by the family's own adapter.
         window: view size (h, w) in ``units``; the UNet's own ``sample_size`` if None.
-        compiler: of the pipeline's UNet, which then runs compiled while it samples.
-        attention: of the pipeline's UNet, which then computes its attention by it while it samples.
+        runtime: how the networks run while they sample; made of the pipeline if None.
+        solver: ``"auto"``, the scheduler's own, or ``"ddim"``; see :class:`fastsync.diffusion.NoiseSchedule`.
     """
 
     units: ClassVar[str]  # of windows and views
+    known_conditions: ClassVar[tuple[str, ...]] = ("text",)
 
     def __init__(
-        self,
-        pipe: Any,
-        window: tuple[int, int] | None,
-        compiler: Compiler | None,
-        attention: AttentionSwitch | None,
+        self, pipe: Any, window: tuple[int, int] | None, runtime: Runtime | None, solver: SolverChoice
     ) -> None:
-        self.pipe, self.compiler, self.attention = pipe, compiler, attention
-        self.schedule = NoiseSchedule(pipe.scheduler)
+        self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
+        self.schedule = NoiseSchedule(pipe.scheduler, solver)
         size = pipe.unet.config.sample_size
         if window is None and size is None:
             raise ValueError(f"the UNet's config has no sample_size: pass window=(h, w) in {self.units}.")
@@ -59,14 +54,24 @@ class UNetPrior(NetworkPrior):
         """What the UNet computes in."""
         return self.pipe.unet.dtype
 
-    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Condition | None) -> torch.Tensor:
-        """The UNet at noisy views x [B, C, h, w], times t [B], text embeddings cond [B, L, D]."""
-        if not isinstance(cond, torch.Tensor):
-            got = "None" if cond is None else f"a tuple of {len(cond)} tensors"
+    @property
+    def memory_key(self) -> object:
+        """The UNet, which stays when a task makes a prior of its own around it."""
+        return self.pipe.unet
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
+        """The UNet at noisy views x [B, C, h, w], times t [B], text embeddings ``text`` [B, L, D]."""
+        return self._unet(x, t, self._text(cond))
+
+    def _text(self, cond: Conditions | None, mend: str = "pass prior.encode_prompt(prompt)[0]") -> torch.Tensor:
+        """The text embeddings of a call, and nothing beside them that would be left out."""
+        unknown = [] if cond is None else [name for name in cond if name not in self.known_conditions]
+        if cond is None or "text" not in cond or unknown:
             raise ValueError(
-                f"cond is {got}, but the UNet needs text embeddings alone: pass prior.encode_prompt(prompt)[0]."
+                f"cond is {cond!r}, but this pipeline's network needs {' and '.join(self.known_conditions)}: {mend}."
             )
-        return self._unet(x, t, cond)
+        text: torch.Tensor = cond["text"]
+        return text
 
     def _unet(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **residuals: Any) -> torch.Tensor:
         """The UNet in its own dtype; ``residuals`` are what a ControlNet adds to it."""
@@ -74,14 +79,14 @@ class UNetPrior(NetworkPrior):
         return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=text, return_dict=False, **residuals)[0]
 
     def deep_features(self) -> DeepFeatures:
-        """A new, empty keeper of the UNet's deep features, for one batch of views.
+        """A new, empty store of the UNet's deep features, for one batch of views.
 
         Raises:
             ValueError: the UNet has a single level, or is compiled as a whole.
         """
-        unet, compiler = self.pipe.unet, self.compiler
+        unet = self.pipe.unet
         # By us; as a compiled copy; or in place.
-        ours = compiler is not None and compiler.mode == "max"
+        ours = self.runtime.compile == "max"
         if ours or type(unet).__name__ == "OptimizedModule" or unet._compiled_call_impl is not None:
             raise ValueError(
                 "feature_reuse=True leaves out blocks of the network, and this one is compiled as a whole: use "
@@ -91,7 +96,7 @@ class UNetPrior(NetworkPrior):
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, Any]:
         """Text embeddings ``(cond, uncond)``, [n, L, D] each, n the number of prompts.
 
         A single negative prompt serves all prompts; None means the empty one.
@@ -102,14 +107,3 @@ class UNetPrior(NetworkPrior):
         with torch.no_grad():
             cond, uncond = self.pipe.encode_prompt(prompts, negative_prompt=negatives, **settings)
         return cond, uncond
-
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Freeze the UNet: a backward pass to the input then costs about a forward. Let it run compiled if asked.
-
-        Afterwards it is as it was, its attention too.
-        """
-        attention = nullcontext() if self.attention is None else self.attention.on(self.device)
-        compiled = nullcontext() if self.compiler is None else self.compiler.on()
-        with frozen(self.pipe.unet), attention, compiled:
-            yield

@@ -23,14 +23,14 @@ class Reward:
         pixels: it is given pictures [3, H, W] instead, decoded by the prior, with gradient. They lie about [0, 1] and
             are not clamped, which would cut the gradient off.
         reads_earlier: it looks at ``earlier`` (an empty list otherwise, and views need not wait for one another).
-        speaks_of_first: it says something of a view that has no earlier ones. Without such a reward the first view gets
-            no control.
+        scores_first_view: it scores views that have no earlier ones. Without such a reward the first view gets no
+            control.
         differentiable: it has a gradient in ``x0_i``. Without one only ``SyncVC(search=n)`` can use it.
     """
 
     pixels: ClassVar[bool] = False
     reads_earlier: ClassVar[bool] = True
-    speaks_of_first: ClassVar[bool] = True
+    scores_first_view: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 
     def begin(self, canvas: LinearCanvas, order: Sequence[int]) -> Reward:

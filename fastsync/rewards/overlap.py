@@ -22,7 +22,7 @@ class Overlap(Reward):
         weight: at least 0.
     """
 
-    speaks_of_first = False
+    scores_first_view = False
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = check_number("weight", weight, minimum=0.0)

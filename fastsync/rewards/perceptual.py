@@ -30,7 +30,7 @@ class Perceptual(Reward):
     """
 
     pixels = True
-    speaks_of_first = False
+    scores_first_view = False
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class SurfaceOverlap(Reward):
     """
 
     pixels = True
-    speaks_of_first = False
+    scores_first_view = False
 
     def __init__(self, sight: Sight, weight: float = 1.0, margin: int = 2) -> None:
         self.weight = check_number("weight", weight, minimum=0.0)

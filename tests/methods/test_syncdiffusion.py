@@ -41,7 +41,7 @@ def test_step_by_step(order, options):
         x = torch.stack([canvas_state[0, :, :, s : s + 6] for s in range(0, 16, 4)])
         target = decode(clean(x[anchor : anchor + 1], anchor))
         moved = x.clone()
-        if k < options.get("until", 99) and k % options.get("every", 1) == 0:
+        if k < options.get("until", 99) and (k + 1) % options.get("every", 1) == 0:
             for i in (0, 1, 3):
                 leaf = x[i : i + 1].clone().requires_grad_()
                 looks(decode(clean(leaf, i)), target).backward()

@@ -49,7 +49,7 @@ def test_it_is_the_models_own_cosine(model):
     assert abs(cosine) > 1e-3
     reward = Clip(model, "a cat", tokenizer, weight=10.0)
     assert float(reward(x, [], 0).detach()) == pytest.approx(10 * cosine, rel=1e-4)
-    assert reward.pixels and reward.speaks_of_first and not reward.reads_earlier
+    assert reward.pixels and reward.scores_first_view and not reward.reads_earlier
 
 
 def test_a_prompt_a_view(model):

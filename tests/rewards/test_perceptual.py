@@ -38,7 +38,7 @@ def test_against_whom():
     assert float(first(x, earlier, 3)) == pytest.approx(-2.0 * each[0])
     assert float(mean(x, earlier, 3)) == pytest.approx(-2.0 * sum(each) / 3)
     assert float(first(x, [], 0)) == 0
-    assert first.pixels and first.reads_earlier and not first.speaks_of_first
+    assert first.pixels and first.reads_earlier and not first.scores_first_view
 
 
 @pytest.mark.parametrize("features", [two_layers, None], ids=["given", "embedded"])

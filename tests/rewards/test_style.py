@@ -35,7 +35,7 @@ def test_by_hand():
     both = Style(reference, content, 3.0, 0.5, two_layers)
     assert float(both(x, [], 0)) == pytest.approx(-float(3.0 * style + 0.5 * deepest))
     assert float(Style(x, features=two_layers)(x, [], 0)) == 0
-    assert both.pixels and both.speaks_of_first and not both.reads_earlier
+    assert both.pixels and both.scores_first_view and not both.reads_earlier
 
 
 def test_a_content_of_another_size_is_resized():

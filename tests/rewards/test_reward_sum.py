@@ -7,7 +7,7 @@ from exact_priors import randn, relative
 import fastsync as fs
 from fastsync.rewards import Perceptual, Style
 from fastsync.rewards.base import Reward, as_reward
-from fastsync.rewards.panel import Panel
+from fastsync.rewards.reward_sum import RewardSum
 
 CANVAS = fs.WideCanvas((4, 14), (4, 6), 4)
 ALL_EARLIER = [(), (0,), (0, 1)]
@@ -31,7 +31,7 @@ def layers(pictures):
 
 
 def panel(rewards, decode, estimates, sources=ALL_EARLIER):
-    return Panel([as_reward(r) for r in rewards], CANVAS, [0, 1, 2], sources, decode, lambda i, k: estimates[i, k])
+    return RewardSum([as_reward(r) for r in rewards], CANVAS, [0, 1, 2], sources, decode, lambda i, k: estimates[i, k])
 
 
 def test_gradients_are_autograds_through_the_decoder():

@@ -16,7 +16,7 @@ from .base import Reward
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Panel:
+class RewardSum:
     """The sum of some rewards over the views of one run.
 
     Args:
@@ -43,12 +43,16 @@ class Panel:
         self._pictures: dict[tuple[int, int], torch.Tensor] = {}
         self._readers: dict[tuple[int, int], int] = {}
         self._read_by = [sum(i in read for read in sources) for i in range(canvas.num_views)]
-        # Views that a reward was asked about before it gave a gradient for one (None: it did).
+        # Per reward: views scored without a gradient so far; None once one had a gradient.
         self._silent: list[set[int] | None] = [set() for _ in self.rewards]
 
-    def speaks_of(self, view: int) -> bool:
-        """Whether any reward says something of the view."""
-        return any(reward.speaks_of_first or self._sources[view] for reward in self.rewards)
+    def __bool__(self) -> bool:
+        """Whether there is any reward."""
+        return bool(self.rewards)
+
+    def scores_view(self, view: int) -> bool:
+        """Whether any reward scores the view."""
+        return any(reward.scores_first_view or self._sources[view] for reward in self.rewards)
 
     def scores(self, work: Work, x0: torch.Tensor) -> torch.Tensor:
         """Sum of rewards [B] at clean estimates x0 [B, C, h, w], without gradient.
@@ -120,7 +124,7 @@ class Panel:
             row = []
             for r, reward in enumerate(self.rewards):
                 sources = self._sources[view]
-                if not sources and not reward.speaks_of_first:
+                if not sources and not reward.scores_first_view:
                     continue
                 look = self._pictures.__getitem__ if reward.pixels else lambda key: self._estimate(*key)
                 earlier = [look((j, step)) for j in sources] if reward.reads_earlier else []
@@ -163,7 +167,7 @@ class Panel:
                     self._silent[r] = None
                     continue
                 silent.add(view)
-                every = [i for i, read in enumerate(self._sources) if read or self.rewards[r].speaks_of_first]
+                every = [i for i, read in enumerate(self._sources) if read or self.rewards[r].scores_first_view]
                 if len(silent) == len(every) and len(self._sources) > 1:
                     raise TypeError(
                         f"the reward {self.rewards[r].name} gave no gradient for any view: compute it from x0 with "

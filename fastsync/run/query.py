@@ -1,4 +1,4 @@
-"""What the network is asked about a batch of views, forward and backward."""
+"""One batch's question to the network, forward and backward."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from . import conditions, ops
-from .conditions import Condition
-from .priors.base import NetworkPrior, Prediction, Prior
-from .priors.reuse import DeepFeatures
-from .stats import Stats
+from .. import ops
+from ..conditions import Conditions, joined
+from ..ops.control_grad import ESTIMATES
+from ..priors.base import Prediction, Prior
+from ..priors.reuse import DeepFeatures
+from ..stats import Stats
 
 # What of the network a control's gradient passes through: both of guidance's halves, the conditional one, or none, its
 # velocity being taken for a constant.
@@ -38,6 +39,15 @@ class Evaluation(NamedTuple):
     slope: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
+class _Rows(NamedTuple):
+    """What a network call is given beside x, for all of its rows."""
+
+    t: torch.Tensor
+    cond: Conditions | None
+    a: torch.Tensor
+    b: torch.Tensor
+
+
 class Query:
     """A batch's times and conditions, gathered once and asked about at many x.
 
@@ -49,13 +59,11 @@ class Query:
         prior: who is asked.
         stats: the run's account, in which every row is counted.
         buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
-        guidance_scale: as in ``sample``.
+        rescale: of guidance, from 0 to 1.
         t: [B], times.
-        cond, uncond: [B, ...], tuples of such, or None.
-
-    Attributes:
         a, b: [B], float64, coefficients at t.
-        guidance: [B], float64.
+        scale: [B], float64, guidance's s for each item.
+        cond, uncond: rows of B views; ``uncond`` None without guidance.
     """
 
     def __init__(
@@ -63,23 +71,30 @@ class Query:
         prior: Prior,
         stats: Stats,
         buckets: Sequence[int] | None,
-        guidance_scale: float,
+        rescale: float,
         t: torch.Tensor,
-        cond: Condition | None,
-        uncond: Condition | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: torch.Tensor,
+        cond: Conditions | None,
+        uncond: Conditions | None,
     ) -> None:
-        self.prior, self.stats, self.buckets, self.guidance_scale = prior, stats, buckets, guidance_scale
-        self.t, self.cond, self.uncond = t, cond, uncond
+        self.prior, self.stats, self.buckets, self.rescale = prior, stats, buckets, rescale
+        self.t, self.a, self.b, self.scale, self.cond, self.uncond = t, a, b, scale, cond, uncond
         self.count, self.halves = len(t), 1 if uncond is None else 2
-        self.a, self.b = prior.schedule.coefficients(t)
-        self.guidance = torch.full_like(self.a, guidance_scale)
         self._extra = next((size - self.count for size in buckets or () if size >= self.count), 0)
-        self._asked: dict[Half, tuple[torch.Tensor, Condition | None]] = {}
+        self._asked: dict[Half, _Rows] = {}
 
-    def rows(self, rows: torch.Tensor) -> Query:
-        """The query about some of the batch's items, int64 [B']."""
-        cond, uncond = conditions.both(lambda member: member[rows], self.cond, self.uncond)
-        return Query(self.prior, self.stats, self.buckets, self.guidance_scale, self.t[rows], cond, uncond)
+    @property
+    def _linear(self) -> bool:
+        """Whether the estimates are linear in the network's output, so that gradients around it have a closed form."""
+        return not self.prior.schedule.clips and (not self.rescale or self.uncond is None)
+
+    def items(self, chosen: Sequence[int], rows: torch.Tensor) -> Query:
+        """The question about some of the batch's items; ``rows`` is ``chosen``, int64 [B'], where the states are."""
+        cond, uncond = (c if c is None else c.select(chosen) for c in (self.cond, self.uncond))
+        t, a, b, scale = (column[rows] for column in (self.t, self.a, self.b, self.scale))
+        return Query(self.prior, self.stats, self.buckets, self.rescale, t, a, b, scale, cond, uncond)
 
     def predict(self, x: torch.Tensor) -> Prediction:
         """The prior's estimates at x [B, C, h, w]; differentiable in x."""
@@ -92,8 +107,8 @@ class Query:
         With ``deep`` the first evaluation of a batch leaves its deep features there, and further ones, of the same
         items, take them for constants.
 
-        Where the prior hands out its network's own output (and clips nothing), autograd holds the network alone: the
-        ops around it have closed-form gradients. Else it holds the prior's whole prediction.
+        Where the prior hands out its network's own output, and the estimates are linear in it, autograd holds the
+        network alone: the ops around it have closed-form gradients. Else it holds the prior's whole prediction.
         """
         self._count()
         if deep is not None and deep.kept:
@@ -103,20 +118,20 @@ class Query:
             # With a eps - b x0 constant, x = a x0 + b eps moves x0 by a / (a^2 + b^2) and eps by b / (a^2 + b^2).
             a, b = (c.to(x.dtype)[:, None, None, None] for c in (self.a, self.b))
             slope = (a / (a**2 + b**2), b / (a**2 + b**2))
-            return Evaluation(x, *prediction, x, "estimates", False, through, slope)
+            return Evaluation(x, *prediction, x, ESTIMATES, False, through, slope)
         x = x.detach().requires_grad_()
         if through == "cond" and self.uncond is not None:
             return self._evaluate_cond(x, deep)
-        if isinstance(self.prior, NetworkPrior) and not self.prior.schedule.clips:
+        if self.prior.has_network and self._linear:
             with torch.enable_grad():
-                raw = self._raw(self.prior, x, "both", deep)
+                raw = self._raw(x, "both", deep)
             kind, guided = self.prior.schedule.prediction_type, self.uncond is not None
-            prediction = self.prior.convert(raw.detach(), x.detach(), self.a, self.b, self.guidance)
+            prediction = self.prior.estimates(raw.detach(), x.detach(), self.a, self.b, self.scale)
         else:
             with torch.enable_grad():
                 prediction = self._predict(x, deep)
                 raw = torch.cat([prediction.x0, prediction.eps])
-            kind, guided = "estimates", False
+            kind, guided = ESTIMATES, False
         return Evaluation(x, prediction.x0.detach(), prediction.eps.detach(), raw, kind, guided, "both")
 
     def pullback(
@@ -131,7 +146,7 @@ class Query:
         if evaluation.slope is not None:
             g_x0, g_eps = cotangent.chunk(2)
             return evaluation.slope[0] * g_x0 + evaluation.slope[1] * g_eps, None
-        if evaluation.through == "cond":
+        if evaluation.through == "cond" and evaluation.kind != ESTIMATES:
             cotangent = cotangent[len(x) :]
         self.stats.gradients += len(x) * (1 if evaluation.through == "cond" else self.halves)
         half = self.prior.dtype in (torch.float16, torch.bfloat16)
@@ -149,47 +164,61 @@ class Query:
         self.stats.evaluations += self.count * self.halves
 
     def _predict(self, x: torch.Tensor, deep: DeepFeatures | None) -> Prediction:
-        if isinstance(self.prior, NetworkPrior):
-            raw = self._raw(self.prior, x, "both", deep)
-            return self.prior.convert(raw, x, self.a, self.b, self.guidance)
+        if self.prior.has_network:
+            raw = self._raw(x, "both", deep)
+            return self.prior.estimates(raw, x, self.a, self.b, self.scale, self.rescale)
+        if self.rescale and self.uncond is not None:
+            raise ValueError(
+                f"Guidance(rescale={self.rescale:g}) needs the network's own output, and {type(self.prior).__name__} "
+                "gives estimates alone: use rescale=0, or override network() in place of predict()."
+            )
         self.stats.padded += self._extra * self.halves
-        views, t = (self._filled(c).to(self.prior.device) for c in (x, self.t))
-        cond, uncond = conditions.both(self._filled, self.cond, self.uncond)
+        views, t, scale = (self._filled(c).to(self.prior.device) for c in (x, self.t, self.scale))
+        cond, uncond = (c if c is None else c.filled(self._extra) for c in (self.cond, self.uncond))
         with self._serving(deep, "both", self.halves):
-            prediction = self.prior.predict(views, t, cond, uncond, self.guidance_scale)
+            prediction = self.prior.predict(views, t, cond, uncond, scale)
         return Prediction(*(estimate[: self.count].to(x.device) for estimate in prediction))
 
     def _evaluate_cond(self, x: torch.Tensor, deep: DeepFeatures | None) -> Evaluation:
         """The two halves apart: only one keeps what a backward pass needs."""
         prior = self.prior
-        if not isinstance(prior, NetworkPrior) or prior.schedule.clips:
+        if not prior.has_network or not self._linear:
             raise ValueError(
-                "guidance_gradient='cond' needs a prior that hands out its network's own output and does not clip it: "
-                "use guidance_gradient='both'."
+                "guidance_gradient='cond' needs a prior that hands out its network's own output, does not clip it, and "
+                "guidance that does not rescale it: use guidance_gradient='both'."
             )
         self.stats.calls += 1
         with torch.no_grad():
             # A copy: CUDA graphs (compile="max") take the memory of one call's output for the next call.
-            constant = self._raw(prior, x.detach(), "uncond", deep).clone()
+            constant = self._raw(x.detach(), "uncond", deep).clone()
         with torch.enable_grad():
-            raw = self._raw(prior, x, "cond", deep)
+            raw = self._raw(x, "cond", deep)
         both = torch.cat([constant, raw.detach()])
-        prediction = prior.convert(both, x.detach(), self.a, self.b, self.guidance)
+        prediction = prior.estimates(both, x.detach(), self.a, self.b, self.scale)
         return Evaluation(x, *prediction, raw, prior.schedule.prediction_type, True, "cond")
 
-    def _raw(self, prior: NetworkPrior, x: torch.Tensor, half: Half, deep: DeepFeatures | None) -> torch.Tensor:
+    def _raw(self, x: torch.Tensor, half: Half, deep: DeepFeatures | None) -> torch.Tensor:
         """The network's output for x's own rows, the unconditional half first where there are two."""
         if half not in self._asked:
-            cond = self.uncond if half == "uncond" else self.cond
-            uncond = self.uncond if half == "both" else None
-            t = self._filled(self.t).to(self.prior.device)
-            self._asked[half] = prior.joined(t, *conditions.both(self._filled, cond, uncond))
+            self._asked[half] = self._rows_of(half)
         halves = self.halves if half == "both" else 1
         self.stats.padded += self._extra * halves
         given = torch.cat(self._pieces(x) * halves) if halves > 1 or self._extra else x
+        t, cond, a, b = self._asked[half]
         with self._serving(deep, half, halves):
-            raw = prior.raw_rows(given.to(self.prior.device), *self._asked[half]).to(x.device)
+            raw = self.prior.rows(given.to(self.prior.device), t, cond, a, b).to(x.device)
         return raw.unflatten(0, (halves, -1))[:, : self.count].flatten(0, 1) if self._extra else raw
+
+    def _rows_of(self, half: Half) -> _Rows:
+        """Times, conditions and coefficients of a call's rows, on the prior's device."""
+        columns = [self._filled(column).to(self.prior.device) for column in (self.t, self.a, self.b)]
+        cond = self.uncond if half == "uncond" else self.cond
+        cond = None if cond is None else cond.filled(self._extra)
+        if half == "both" and self.uncond is not None and cond is not None:
+            cond = joined(self.uncond.filled(self._extra), cond)
+            columns = [torch.cat([column, column]) for column in columns]
+        t, a, b = columns
+        return _Rows(t, cond, a, b)
 
     def _serving(self, deep: DeepFeatures | None, half: Half, halves: int) -> AbstractContextManager[None]:
         return nullcontext() if deep is None else deep.serving(half, halves, self.count)

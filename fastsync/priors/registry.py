@@ -1,0 +1,50 @@
+"""Which adapter makes a prior of a pipeline: by the name of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import shown
+from .base import PipelinePrior
+
+Adapter = Callable[..., PipelinePrior]
+A = TypeVar("A", bound=Adapter)
+
+_ADAPTERS: dict[str, Adapter] = {}
+
+
+def register(*pipeline_classes: str) -> Callable[[A], A]:
+    """Make a class or function the adapter of diffusers pipelines, as a decorator.
+
+    ::
+
+        @fs.priors.register("MyPipeline")
+        class MyPrior(fs.priors.PipelinePrior):
+            def __init__(self, pipe, *, window=None, runtime=None, solver="auto"): ...
+
+    The adapter is called as ``adapter(pipe, window=, runtime=, solver=)``, and with ``neighbours`` and
+    ``conditioning_scale`` where it takes them and a task asks for them. It serves subclasses of the named classes too,
+    and goes before fastsync's own adapters. A later registration replaces an earlier one.
+
+    Args:
+        pipeline_classes: names of pipeline classes, without their modules.
+    """
+    for name in pipeline_classes:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise TypeError(f"register() takes names of pipeline classes such as 'FluxPipeline', got {shown(name)}.")
+    if not pipeline_classes:
+        raise TypeError("register() takes one name of a pipeline class or more, got none.")
+
+    def registered(adapter: A) -> A:
+        if not callable(adapter):
+            raise TypeError(f"register() decorates a class or a function, got {shown(adapter)}.")
+        _ADAPTERS.update(dict.fromkeys(pipeline_classes, adapter))
+        return adapter
+
+    return registered
+
+
+def adapter_of(pipe: Any) -> Adapter | None:
+    """The adapter of a pipeline's class, or of the nearest class that it inherits from; None if there is none."""
+    return next((_ADAPTERS[c.__name__] for c in type(pipe).__mro__ if c.__name__ in _ADAPTERS), None)
