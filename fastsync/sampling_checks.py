@@ -135,7 +135,7 @@ def checked_conditions(
             memo[id(tensor)] = recordable(tensor.to(prior.device))
         return memo[id(tensor)]
 
-    on_device = [c if c is None else c.to(prior.device).map(moved) for c in (given, given_uncond)]
+    on_device = [c if c is None else c.map(moved).to(prior.device) for c in (given, given_uncond)]
     return on_device[0], on_device[1]
 
 

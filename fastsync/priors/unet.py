@@ -63,13 +63,11 @@ class UNetPrior(PipelinePrior):
         """The UNet at noisy views x [B, C, h, w], times t [B], text embeddings ``text`` [B, L, D]."""
         return self._unet(x, t, self._text(cond))
 
-    def _text(self, cond: Conditions | None, mend: str = "pass prior.encode_prompt(prompt)[0]") -> torch.Tensor:
-        """The text embeddings of a call, and nothing beside them that would be left out."""
+    def _text(self, cond: Conditions | None, need: str = ": pass prior.encode_prompt(prompt)[0]") -> torch.Tensor:
+        """The text embeddings of a call; refuses conditions that would be left out. ``need`` ends the sentence."""
         unknown = [] if cond is None else [name for name in cond if name not in self.known_conditions]
         if cond is None or "text" not in cond or unknown:
-            raise ValueError(
-                f"cond is {cond!r}, but this pipeline's network needs {' and '.join(self.known_conditions)}: {mend}."
-            )
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text embeddings{need}.")
         text: torch.Tensor = cond["text"]
         return text
 
