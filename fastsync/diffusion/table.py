@@ -80,8 +80,9 @@ class StepTable:
 
     def to(self, device: torch.device) -> StepTable:
         """The table on a device."""
-        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        return replace(self, **{n: c.to(device) for n, c in columns.items() if isinstance(c, torch.Tensor)})
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        moved: dict[str, Any] = {n: c.to(device) for n, c in columns.items() if isinstance(c, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def is_vanishing(a: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Family, Refusal
-from .by_ddim import RUN_BY_DDIM, by_ddim
+from .by_ddim import FLOWS, RUN_BY_DDIM, by_ddim
 from .discrete import DDIM, DDPM, LCM
 from .flow import FlowEuler, FlowLCM
 from .multistep import DPMSolverMultistep, DPMSolverSinglestep, UniPC
@@ -31,7 +31,7 @@ _MULTISTEP = "use DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 _FLOW = "use FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
 _TWICE = "it asks the network twice a step"
 _LONG = "it extrapolates from more than one step before"
-_EDM = "its model is preconditioned as EDM's and does not see x = a x0 + b eps"
+_EDM = "its model is preconditioned as EDM's"
 
 # Schedulers whose steps are of another form: why, and what to use instead.
 OTHERS: dict[str, tuple[str, str | None]] = {
@@ -47,7 +47,7 @@ OTHERS: dict[str, tuple[str, str | None]] = {
     "TCDScheduler": ("it steps past the next time and adds noise back up to it", _MULTISTEP),
     "EDMEulerScheduler": (_EDM, None),
     "EDMDPMSolverMultistepScheduler": (_EDM, None),
-    "SCMScheduler": ("its model's times are angles and it does not see x = a x0 + b eps", None),
+    "SCMScheduler": ("its model's times are angles", None),
     "FlowMatchHeunDiscreteScheduler": (_TWICE, _FLOW),
 }
 
@@ -75,7 +75,7 @@ def family_of(scheduler: Any, solver: str) -> Family:
     except Refusal as refusal:
         mend = refusal.mend or f"use {_names()}"
         if solver == "auto" and name in RUN_BY_DDIM:
-            mend += ", or pass solver='ddim', which runs its model by DDIM (flows by Euler)"
+            mend += f", or pass solver='ddim' to run it by {'Euler' if name in FLOWS else 'DDIM'}"
         raise ValueError(f"scheduler {name} is not supported, because {refusal.why}: {mend}.") from None
 
 
