@@ -7,11 +7,14 @@ import torch
 from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
+    TCDScheduler,
 )
 from exact_priors import ddim, flow, randn, relative
 
@@ -107,6 +110,9 @@ SOURCES = [
     HeunDiscreteScheduler(),
     KDPM2DiscreteScheduler(),
     DDPMScheduler(),
+    EulerAncestralDiscreteScheduler(),
+    LCMScheduler(),
+    TCDScheduler(),
 ]
 
 
