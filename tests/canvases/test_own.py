@@ -1,5 +1,8 @@
 """Canvases that a user writes: cells are all that they have to name, and every method runs on them."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from contracts.canvases import CanvasContract
@@ -107,6 +110,15 @@ def test_windows_by_their_cells_give_the_numbers_of_a_wide_canvas(name):
         for canvas in (Windows((4, 14), (4, 6), 4), fs.WideCanvas((4, 14), (4, 6), 4))
     )
     assert relative(own.views, given.views) < 1e-10 and relative(own.canvas, given.canvas) < 1e-10
+
+
+def test_the_example_of_the_docs_runs():
+    text = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text()
+    code = re.search(r"```python\n(class Columns.*?)```", text, re.DOTALL).group(1)
+    prior = fs.FunctionPrior(nonlinear, ddim(), (2, 64, 64))
+    known = {"fs": fs, "torch": torch, "prior": prior, "cond": torch.zeros(1, 2, 64, 64), "uncond": None}
+    exec(code, known)
+    assert known["out"].canvas.shape == (1, 2, 64, 128) and known["out"].views.shape == (3, 2, 64, 64)
 
 
 def test_whether_noise_stays_white_follows_from_the_cells():

@@ -129,6 +129,8 @@ class CanvasContract:
             assert torch.equal(canvas.merge(x, alike, previous), canvas.merge(x, shared, previous))
         nothing = canvas.merge(x, torch.zeros_like(weights), previous)
         assert torch.equal(nothing, previous) and not canvas.merge(x, torch.zeros_like(weights)).any()
+        covered = (canvas.coverage > 1e-4).expand_as(z)
+        assert torch.equal(canvas.merge(x, None, math.nan * z)[covered], canvas.merge(x)[covered])
         if canvas.whiteness == "nearest":
             return
         # Pixel by pixel, from where each shows what.
@@ -245,6 +247,8 @@ class CanvasContract:
                 ["z must be", canvas_text, f"[1, 2, {height}, {2 * width}]"],
             ),
             (lambda: canvas.project([1.0]), ["z must be", canvas_text, "list"]),
+            (lambda: canvas.project(z.long()), ["z must be", canvas_text, "got torch.int64"]),
+            (lambda: canvas.merge(x > 0), ["views must be", views_text, "got torch.bool"]),
             (lambda: canvas.adjoint(x[0]), ["views must be", views_text, f"[2, {h}, {w}]"]),
             (lambda: canvas.adjoint(torch.cat([x, x[:1]])), ["views must be", views_text, f"[{n + 1}, 2, {h}, {w}]"]),
             (lambda: canvas.merge(torch.cat([x, x], 2)), ["views must be", views_text, f"[{n}, 2, {2 * h}, {w}]"]),
@@ -256,7 +260,7 @@ class CanvasContract:
             (lambda: canvas.merge(x, -torch.ones(h, w)), ["weights must be at least 0", "-1"]),
             (lambda: canvas.merge(x, torch.full((h, w), math.nan)), ["weights", "NaN"]),
             (lambda: canvas.merge(x, None, z[:, :1]), ["previous must be a canvas", f"[1, 1, {height}, {width}]"]),
-            (lambda: canvas.merge(x, previous=math.nan * z), ["previous", "NaN"]),
+            (lambda: canvas.merge(x, previous=0.0), ["previous must be a canvas", "float"]),
             (lambda: canvas.composite(x, [n]), ["order must name views", f"0 to {n - 1}", f"[{n}]"]),
             (lambda: canvas.neighbours([0, 0]), ["order must name views", "none of them twice", "[0, 0]"]),
             (lambda: canvas.neighbours([-1]), ["order", "at least 0", "-1"]),
