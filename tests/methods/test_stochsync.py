@@ -401,6 +401,13 @@ def test_latents_of_a_latent_prior_as_they_are():
     assert out.canvas.shape == (1, 4, 8, 20) and out.views.shape == (4, 4, 8, 8)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_that_overflows_is_told_as_such(bad):
+    prior, canvas, cond, _ = make(eps_fn=lambda x, t, cond: x * bad)
+    with pytest.raises(FloatingPointError, match="the result has values that are NaN or infinite"):
+        fs.sample(prior, canvas, fs.StochSync(steps=3), cond=cond, num_inference_steps=3)
+
+
 BAD = {
     "order of times": (lambda: fs.StochSync(start=300, stop=300), ValueError, "start must be above stop"),
     "start": (lambda: fs.StochSync(start=1001), ValueError, "start must be"),
