@@ -164,7 +164,7 @@ class Prior:
             # Outside of guidance's interval (s = 1) nothing is rescaled.
             uncond, cond = None, torch.where(s == 1.0, halves[1], mixed)
         x0, eps = ops.cfg_tweedie(cond, uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
-        return Prediction(self.schedule.clip(x0), eps)
+        return Prediction(*self.schedule.clip_prediction(x0, eps, x, a, b))
 
     # ---- around the network -----------------------------------------------------------------------------------
 

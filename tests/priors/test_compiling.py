@@ -78,6 +78,6 @@ def test_offload_of_the_whole_model_leaves_its_blocks_to_be_compiled():
 
 def test_max_wraps_the_whole_network_and_leaves_it_as_it_was(pipe):
     compiler = Compiler(pipe.unet, "max")
-    with compiler.on(torch.device("cpu")):
+    with compiler.on():
         assert pipe.unet._compiled_call_impl is not None
     assert pipe.unet._compiled_call_impl is None
