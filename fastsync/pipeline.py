@@ -84,11 +84,18 @@ class SyncPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        solver: SolverChoice = "auto",
+        solver: SolverChoice | None = None,
         compile: Compile = "off",
         attention: Attention | None = None,
     ) -> SyncPipeline:
-        """An embedded prior: no network needed. The other arguments as in :meth:`from_pretrained`."""
+        """An embedded prior: no network needed.
+
+        Args:
+            name: one of ``fastsync.zoo.names()``.
+            solver: as in the constructor; what the prior was evaluated with if None (DDIM for all).
+            device, dtype, compile, attention: as in :meth:`from_pretrained`.
+        """
+        solver = zoo.solver(name) if solver is None else solver
         sync = cls.from_pretrained(
             zoo.path(name), device=device, dtype=dtype, solver=solver, compile=compile, attention=attention
         )

@@ -85,12 +85,7 @@ def texture(
             "output_type must be 'pil', 'np' or 'pt' for a texture, got 'latent', which has no texture: the sampled "
             "views are in the output's views anyway."
         )
-    prior = make_prior(conditioning_scale=given.conditioning_scale)
-    if not isinstance(prior, DepthConditioned):
-        raise ValueError(
-            "texture() needs a model that is shown the mesh's depth, and this one is not: use "
-            "SyncPipeline.from_zoo('scenes-depth'), or from_pretrained(model, controlnet=a ControlNet of depth)."
-        )
+    prior = _depth_prior(make_prior, given)
     progress, scale = options.get("progress", True), prior.scale
     placed = unwrap(mesh, reunwrap=given.reunwrap, progress=progress)
     pixels = (prior.window[0] * scale, prior.window[1] * scale)
@@ -109,23 +104,25 @@ def texture(
     if not (method.prefers_pixels or (in_pixels and method.takes_pixels)):
         canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
     if given.shared_attention:
-        prior = make_prior(conditioning_scale=given.conditioning_scale, neighbours=nearest_views(fine.cameras))
+        prior = _depth_prior(make_prior, given, neighbours=nearest_views(fine.cameras))
     texts = check_prompts(prompt, canvas.num_views, "camera")
     if given.view_prompts and len(texts) == 1:
         texts = [f"{texts[0]}, {camera.side} view" for camera in canvas.cameras]
     beside = torch.nn.functional.max_pool2d(fine.foreground.float(), scale) == 0
 
+    over = BackdropPrior(prior)
+
     def conditioner(
         cond: torch.Tensor, uncond: torch.Tensor, generator: torch.Generator
-    ) -> tuple[Conditions, Conditions]:
+    ) -> tuple[Conditions | None, Conditions | None]:
         colours = torch.rand(canvas.num_views, 3, 1, 1, generator=generator, device=generator.device)
         flat = (2 * colours - 1).expand(-1, -1, *pixels).to(prior.device)
         with torch.no_grad():
             grounds = torch.cat([prior.encode(part).float() for part in flat.split(4)])
         told = prior.with_control(cond, uncond, depth_maps(fine.sight).to(prior.device))
         where = beside.to(prior.device)  # one tensor for both halves
-        a, b = (BackdropPrior.with_backdrop(c, grounds, where) for c in told)
-        return a, b
+        both = [c if c is None else over.with_backdrop(c, grounds, where) for c in told]
+        return both[0], both[1]
 
     found: dict[str, torch.Tensor] = {}
 
@@ -136,7 +133,7 @@ def texture(
         return found["texture"]
 
     out = run(
-        BackdropPrior(prior),
+        over,
         canvas,
         method,
         texts,
@@ -165,6 +162,16 @@ def texture(
         textured=TexturedMesh(mesh, placed, _images(found["texture"])[0]),
         pictures=_images(found["views"]),
     )
+
+
+def _depth_prior(make_prior: Callable[..., PipelinePrior], given: TextureOptions, **asked: Any) -> DepthConditioned:
+    prior = make_prior(conditioning_scale=given.conditioning_scale, **asked)
+    if not isinstance(prior, DepthConditioned):
+        raise ValueError(
+            "texture() needs a model that is shown the mesh's depth, and this one is not: use "
+            "SyncPipeline.from_zoo('scenes-depth'), or from_pretrained(model, controlnet=a ControlNet of depth)."
+        )
+    return prior
 
 
 def _method(options: Options, fine: MeshCanvas, in_pixels: bool, margin: int) -> Method:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 import fastsync as fs
 
@@ -74,13 +74,17 @@ CASES = {
     "stride larger in a loop in y": (lambda: wide((4, 4), stride=5, loop="y"), ["height", "stride", "5", "4"]),
     # prior
     "eps_fn not callable": (lambda: prior(eps_fn=3), ["eps_fn", "int", "callable"]),
-    "unknown scheduler": (lambda: prior(scheduler=LCMScheduler()), ["LCMScheduler", "DDIM", "FlowMatchEulerDiscrete"]),
+    "unknown scheduler": (
+        lambda: prior(scheduler=EDMEulerScheduler()),
+        ["EDMEulerScheduler", "DDIM", "FlowMatchEulerDiscrete"],
+    ),
+    "scheduler of another form": (lambda: prior(scheduler=PNDMScheduler()), ["PNDMScheduler", "solver='ddim'"]),
     "scheduler None": (lambda: prior(scheduler=None), ["NoneType", "DDIM"]),
     "scheduler a name": (lambda: prior(scheduler="ddim"), ["str", "DDIM"]),
     "unknown prediction type": (lambda: prior(scheduler=unknown_prediction()), ["'score'", "epsilon", "v_prediction"]),
     "dynamic shifting": (
-        lambda: prior(scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
-        ["use_dynamic_shifting=True", "use_dynamic_shifting=False"],
+        lambda: sample(prior_=prior(scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))),
+        ["use_dynamic_shifting=True", "mu", "use_dynamic_shifting=False"],
     ),
     "view_shape of two": (lambda: prior(view_shape=(4, 4)), ["view_shape", "(4, 4)", "(C, h, w)"]),
     "view_shape negative": (lambda: prior(view_shape=(2, -4, 4)), ["view_shape[1]", "-4", "at least 1"]),

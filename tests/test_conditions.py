@@ -6,7 +6,7 @@ from exact_priors import Counting, ddim, nonlinear, randn, relative
 
 import fastsync as fs
 from fastsync import conditions
-from fastsync.sampler import _state_dtype
+from fastsync.sampling_checks import state_dtype as _state_dtype
 
 SHAPE = (2, 4, 6)
 VIEWS = 4

@@ -56,7 +56,7 @@ SENSELESS = {(name, canvas) for name in ("multidiffusion", "gaussian", "syncdiff
 def run(method, canvas, kind, **options):
     prior = fs.FunctionPrior(nonlinear, scheduler(kind), SHAPE, dtype=torch.float64)
     prior.eps_fn = counter = Counting(nonlinear)
-    views = canvas.num_views + (isinstance(canvas, fs.MaskCanvas) and method.noise == "read")
+    views = canvas.num_views + (isinstance(canvas, fs.MaskCanvas) and method.noise_use == "read")
     cond = torch.sin(torch.arange(views * 3 * 64, dtype=torch.float64)).reshape(views, *SHAPE)
     out = fs.sample(
         prior, canvas, method, cond=cond, uncond=torch.zeros_like(cond[:1]), guidance_scale=2.0,

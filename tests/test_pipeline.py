@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,7 @@ from PIL import Image
 
 import fastsync as fs
 from fastsync import zoo
+from fastsync.diffusion import NoiseSchedule
 
 P, F = tiny.PIXELS, tiny.SCALE
 
@@ -354,7 +356,9 @@ def test_wrong_arguments_of_from_pretrained(tmp_path, arguments, error, words):
 
 @pytest.mark.parametrize("method", ["multidiffusion", fs.SyncVC(1)])
 def test_the_pipeline_is_left_as_it_was(method):
-    pipe = tiny.make_pipeline(scheduler=diffusers.PNDMScheduler.from_config(tiny.make_scheduler().config))
+    pipe = tiny.make_pipeline(scheduler=diffusers.UniPCMultistepScheduler.from_config(
+        tiny.make_scheduler().config, disable_corrector=list(range(50))
+    ))  # fmt: skip
     pipe.unet.conv_out.requires_grad_(False)
     pipe.vae.train()
 
@@ -385,13 +389,22 @@ def test_the_pipeline_is_left_as_it_was(method):
      "UniPCMultistepScheduler", "DDPMScheduler", "HeunDiscreteScheduler"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pipelines_with_other_schedulers_run_by_ddim(name):
+def test_pipelines_with_other_schedulers_run_by_ddim(name, monkeypatch):
+    monkeypatch.setattr("fastsync.priors.unet.NoiseSchedule", partial(NoiseSchedule, solver="ddim"))
     scheduler = getattr(diffusers, name).from_config(tiny.make_scheduler().config)
     pipe = tiny.make_pipeline(scheduler=scheduler)
     out = wide(fs.SyncPipeline(pipe), width=P, num_inference_steps=4)
     pipe.scheduler = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     own = pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="np").images
     np.testing.assert_allclose(out.images, own, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pipelines_whose_schedulers_have_another_form_are_refused(name):
+    scheduler = getattr(diffusers, name).from_config(tiny.make_scheduler().config)
+    with pytest.raises(ValueError, match=f"scheduler {name} is not supported, because .* solver='ddim'"):
+        fs.SyncPipeline(tiny.make_pipeline(scheduler=scheduler))
 
 
 @pytest.mark.parametrize("method", ["multidiffusion", fs.SyncVC(1)])

@@ -152,7 +152,7 @@ class Canvas(ABC):
         """As :meth:`project`, of a checked z."""
 
     def _check_canvas(self, z: Any) -> None:
-        if not isinstance(z, torch.Tensor) or z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != self.size:
+        if not _is_batch(z) or (len(z), *z.shape[2:]) != (1, *self.size):
             raise ValueError(f"z must be a canvas [1, C, {self.size[0]}, {self.size[1]}], got {_kind(z)}.")
 
 
@@ -201,7 +201,7 @@ class LinearCanvas(Canvas):
     def merge(
         self, views: torch.Tensor, weights: torch.Tensor | None = None, previous: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The canvas [1, C, H, W] of views: the weighted mean of all that lands on a cell. Differentiable in views.
+        """The canvas [1, C, H, W] of views: the weighted mean of all that lands on a cell; differentiable in views.
 
         Args:
             views: [N, C, h, w].
@@ -209,7 +209,7 @@ class LinearCanvas(Canvas):
             previous: [1, C, H, W], kept where no view has weight (0 if None).
 
         Raises:
-            TypeError, ValueError: tensors of another kind or shape, not finite, or negative weights.
+            TypeError, ValueError: tensors of another kind or shape, or weights that are negative or not finite.
         """
         return self._merge(views, *self._checked(views, weights, previous))
 
@@ -316,7 +316,7 @@ class LinearCanvas(Canvas):
 
     def _check_views(self, views: Any) -> None:
         n, (h, w) = self.num_views, self.view_shape
-        if not isinstance(views, torch.Tensor) or views.ndim != 4 or (len(views), *views.shape[2:]) != (n, h, w):
+        if not _is_batch(views) or (len(views), *views.shape[2:]) != (n, h, w):
             raise ValueError(f"views must be [{n}, C, {h}, {w}], got {_kind(views)}.")
 
     def _checked(self, views: Any, weights: Any, previous: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -336,8 +336,8 @@ class LinearCanvas(Canvas):
             weights = weights.to(views)
         if previous is not None:
             expected = (1, views.shape[1], *self.size)
-            if check_tensor("previous", previous).shape != expected:
-                raise ValueError(f"previous must be a canvas {shape_text(expected)}, got {shape_text(previous.shape)}.")
+            if not isinstance(previous, torch.Tensor) or tuple(previous.shape) != expected:
+                raise ValueError(f"previous must be a canvas {shape_text(expected)}, got {_kind(previous)}.")
             previous = previous.to(views)
         return weights, previous
 
@@ -362,6 +362,11 @@ def checked_cells(name: str, cells: Any, view_shape: tuple[int, int], size: tupl
             f"{name} must show cells 0 to {count - 1}, and shows {int(cells.min())} to {int(cells.max())}."
         )
     return cells
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether it is a floating-point tensor [B, C, H, W]."""
+    return isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
 
 
 def _kind(value: Any) -> str:

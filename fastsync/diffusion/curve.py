@@ -48,6 +48,10 @@ class Curve(ABC):
         1 for each step of a run that starts at time 0, where there is nothing to integrate.
         """
 
+    def pull_of_sigmas(self, sigmas: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """As ``pull``, between a scheduler's sigmas."""
+        return self.pull(self.time_of_sigma(sigmas), self.time_of_sigma(ends))
+
 
 class DiscreteCurve(Curve):
     """Variance-preserving diffusion on N whole times, ``a = sqrt(abar), b = sqrt(1 - abar)``.
@@ -98,6 +102,14 @@ class DiscreteCurve(Curve):
         grid = torch.arange(1, len(half_log_snr), dtype=torch.float64)
         cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), -(grid / t_max * half_log_snr.diff()).cumsum(0)])
         return (_interpolated(cumulative, times) - _interpolated(cumulative, ends)).clamp(min=0)
+
+    def pull_of_sigmas(self, sigmas: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """As the base class says; sigmas above the training's count as its last time."""
+        last = float(self._log_sigma[-1])
+        start, end = ((sigma.double().log() - last).clamp(min=0) for sigma in (sigmas, ends))
+        t_max = float(self.time_of_sigma(sigmas[:1]))
+        above = (self.num_train_timesteps - 1) / t_max * (start - end) if t_max > 0 else 0.0
+        return super().pull_of_sigmas(sigmas, ends) + above
 
 
 class ContinuousCurve(DiscreteCurve):

@@ -64,12 +64,8 @@ class NoiseSchedule:
 
     @property
     def clips(self) -> bool:
-        """Whether ``clip`` may change anything."""
+        """Whether ``clip_prediction`` may change anything."""
         return bool(self._family.clipping)
-
-    def clip(self, x0: torch.Tensor) -> torch.Tensor:
-        """Apply the scheduler's ``clip_sample`` or dynamic ``thresholding`` to clean estimates [B, C, h, w]."""
-        return self._family.clipping(x0)
 
     def clip_prediction(
         self, x0: torch.Tensor, eps: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor
@@ -116,7 +112,15 @@ class NoiseSchedule:
                 f"{steps} steps with steps_offset={scheduler.config.get('steps_offset', 0)} start at time {first:g}, "
                 f"but the last is {self.num_train_timesteps - 1}: take fewer steps, steps_offset=0 or earlier times."
             )
-        return self._family.table(scheduler, eta)
+        table = self._family.table(scheduler, eta)
+        low, high = float(table.b.min()), float(table.b.max())
+        if not (low > 0 and high <= 1):
+            raise ValueError(
+                f"steps of {self.scheduler_name} must start at noise above 0 and, in a flow, of at most 1, got b from "
+                f"{high:g} to {low:g}: give sigmas in that range (without a final 0 where the scheduler adds one), or "
+                "take another number of steps."
+            )
+        return table
 
     def table_at(self, times: torch.Tensor, multistep: bool = False) -> StepTable:
         """The table of deterministic steps from each of ``times`` to the next, and from the last to the clean end.
@@ -133,10 +137,9 @@ class NoiseSchedule:
         a_end, b_end = self._curve.end
         levels = Levels(a, b, torch.cat([a[1:], a.new_tensor([a_end])]), torch.cat([b[1:], b.new_tensor([b_end])]))
         start = self._curve.training_time(times)
-        ends = torch.cat([start[1:], start.new_zeros(1)])
+        pull = self._curve.pull(start, torch.cat([start[1:], start.new_zeros(1)]))
         extrapolation = _extrapolation(a, b) if multistep else None
-        sigma = torch.zeros_like(a)
-        return make_table(self._curve, times, start, ends, levels, sigma, extrapolation=extrapolation)
+        return make_table(times, start, levels, torch.zeros_like(a), pull, extrapolation=extrapolation)
 
     def _check_eta(self, eta: float) -> None:
         if eta == 0:

@@ -18,7 +18,8 @@ def solver_estimate(
     boundary_x0: torch.Tensor | None = None,
     boundary_x: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(D, eps_D)`` of the step ``x_s = a_s D + direction eps_D + sigma z`` (docs/mathematics.md, "Steps").
+    """``(D, eps_D)`` of the step ``x_s = a_s D + direction eps_D + sigma z`` (docs/mathematics.md,
+    "Steps and schedulers").
 
     ``D = x0 + extrapolation (x0 - last_x0)``, or ``D = boundary_x0 x0 + boundary_x x``; without either, ``(x0, eps)``
     are handed back as they are, at no cost. ``eps_D = eps + (a/b) (x0 - D)``, which is ``(x - a D) / b`` and exists at

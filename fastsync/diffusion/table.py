@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .curve import Curve
-
 
 class Levels(NamedTuple):
     """Signal and noise at each step's time and at the time that it leads to, [T], float64, on the CPU."""
@@ -82,7 +80,7 @@ class StepTable:
 
     def to(self, device: torch.device) -> StepTable:
         """The table on a device."""
-        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
         moved: dict[str, Any] = {n: c.to(device) for n, c in columns.items() if isinstance(c, torch.Tensor)}
         return replace(self, **moved)
 
@@ -93,12 +91,11 @@ def is_vanishing(a: torch.Tensor) -> bool:
 
 
 def make_table(
-    curve: Curve,
     timesteps: torch.Tensor,
     times: torch.Tensor,
-    ends: torch.Tensor,
     levels: Levels,
     sigma: torch.Tensor,
+    pull: torch.Tensor,
     direction: torch.Tensor | None = None,
     extrapolation: torch.Tensor | None = None,
     boundary: tuple[torch.Tensor, torch.Tensor] | None = None,
@@ -107,10 +104,9 @@ def make_table(
     """A table from what the scheduler gives and what follows from it.
 
     Args:
-        curve: of the training.
-        timesteps, sigma, direction, extrapolation, start: as in :class:`StepTable`; direction None is
+        timesteps, sigma, pull, direction, extrapolation, start: as in :class:`StepTable`; direction None is
             ``sqrt(b_next^2 - sigma^2)``, extrapolation None is 0.
-        times, ends: [T], float64, training times at which the steps start and end, for ``progress`` and ``pull``.
+        times: [T], float64, training times at which the steps start, for ``progress``.
         levels: the steps' coefficients.
         boundary: ``boundary_x0`` and ``boundary_x``, or None.
     """
@@ -127,7 +123,7 @@ def make_table(
         sigma=sigma,
         direction=direction,
         progress=progress,
-        pull=curve.pull(times, ends),
+        pull=pull,
         extrapolation=extrapolation,
         boundary_x0=boundary_x0,
         boundary_x=boundary_x,

@@ -82,6 +82,9 @@ def _numbers(name: str, values: Iterable[float]) -> np.ndarray:
         array = np.array(None)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be a list of numbers, got {shown(values)}: pass e.g. [999, 500, 1] or an array.")
-    if not np.isfinite(array).all() or (np.diff(array) > 0).any():
-        raise ValueError(f"{name} must be finite and fall from the first to the last, got {shown(array.tolist())}.")
+    if not np.isfinite(array).all() or (array < 0).any() or (np.diff(array) > 0).any():
+        raise ValueError(
+            f"{name} must be at least 0 and fall from the first to the last, got {shown(array.tolist())}: pass them in "
+            "the order of the steps."
+        )
     return array

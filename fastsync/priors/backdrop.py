@@ -31,25 +31,24 @@ class BackdropPrior(PipelinePrior):
 
     def __init__(self, prior: Any) -> None:
         self.prior, self.schedule = prior, prior.schedule
-        self.codec, self.runtime = prior.codec, prior.runtime
+        self.codec, self.runtime, self.condition_name = prior.codec, prior.runtime, prior.condition_name
 
-    @staticmethod
-    def with_backdrop(conditions: Conditions, backdrop: torch.Tensor, beside: torch.Tensor) -> Conditions:
+    def with_backdrop(self, conditions: Any, backdrop: torch.Tensor, beside: torch.Tensor) -> Conditions:
         """Conditions of this prior.
 
         Args:
-            conditions: of the prior that is asked.
+            conditions: of the prior that is asked, named or a bare tensor.
             backdrop: [N, C, h, w] in that prior's sample units.
             beside: bool [N, 1, h, w], where it is seen.
         """
-        return conditions.updated(**{BACKDROP: backdrop, BESIDE: beside})
+        own = Conditions.of(conditions, self.condition_name)
+        return own.updated(**{BACKDROP: backdrop, BESIDE: beside})
 
     def settled(
         self, raw: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, cond: Conditions | None
     ) -> torch.Tensor:
         """The prior's own output on the object, the backdrop's beside it."""
-        if cond is None or BACKDROP not in cond or BESIDE not in cond:
-            raise ValueError("cond has no backdrop: pass BackdropPrior.with_backdrop(cond, backdrop, beside).")
+        assert cond is not None  # network() has looked
         raw = self.prior.settled(raw, x, a, b, self._own(cond))
         a, b = (c.to(x.dtype)[:, None, None, None] for c in (a, b))
         clean = cond[BACKDROP].to(x.dtype)
@@ -66,7 +65,9 @@ class BackdropPrior(PipelinePrior):
         self, cond: Conditions | None, uncond: Conditions | None, num_views: int
     ) -> tuple[Conditions | None, Conditions | None]:
         """Let the prior that is asked prepare its own part."""
-        prepared = self.prior.prepare_conditions(self._own(cond), self._own(uncond), num_views)
+        prepared = self.prior.prepare_conditions(
+            self._own(cond), None if uncond is None else self._own(uncond), num_views
+        )
         told = [
             own if whole is None or own is None else self.with_backdrop(own, whole[BACKDROP], whole[BESIDE])
             for own, whole in zip(prepared, (cond, uncond), strict=True)
@@ -76,7 +77,9 @@ class BackdropPrior(PipelinePrior):
     @staticmethod
     def _own(cond: Conditions | None) -> Conditions | None:
         """The conditions of the prior that is asked."""
-        return None if cond is None else cond.without(BACKDROP, BESIDE)
+        if cond is None or BACKDROP not in cond or BESIDE not in cond:
+            raise ValueError("cond has no backdrop: pass prior.with_backdrop(cond, backdrop, beside).")
+        return cond.without(BACKDROP, BESIDE)
 
     # ---- all else is the other prior's -------------------------------------------------------------------------
 

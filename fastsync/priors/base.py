@@ -43,7 +43,7 @@ class Prior:
     schedule: NoiseSchedule
     codec: Codec = PIXELS
     runtime: Runtime = Runtime()
-    condition_name: ClassVar[str] = ANONYMOUS
+    condition_name: str = ANONYMOUS
 
     @property
     def view_shape(self) -> tuple[int, int, int]:
@@ -115,17 +115,23 @@ class Prior:
                 run in one batch of 2 B rows.
             guidance_scale: s, one number or [B]; used only with ``uncond``.
         """
-        t = t.expand(len(x))
-        rows = list(range(len(x)))
-        whole = [None if c is None else Conditions.of(c, self.condition_name).select(rows) for c in (uncond, cond)]
-        given, used = x, whole[1]
-        if whole[0] is not None:
-            if whole[1] is None:
+        a, b = self.schedule.coefficients(t.expand(len(x)))
+        return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
+
+    def raw(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, uncond: Any = None) -> torch.Tensor:
+        """The settled network output [B, C, h, w], arguments as of :meth:`predict`.
+
+        With ``uncond`` it is [2 B, C, h, w], the unconditional half first.
+        """
+        views, t = list(range(len(x))), t.expand(len(x))
+        told, told_uncond = (
+            None if c is None else Conditions.of(c, self.condition_name).select(views) for c in (cond, uncond)
+        )
+        if told_uncond is not None:
+            if told is None:
                 raise ValueError("uncond was given without cond: guidance needs both, so pass cond as well.")
-            given, t, used = torch.cat([x, x]), torch.cat([t, t]), joined(whole[0], whole[1])
-        a, b = self.schedule.coefficients(t)
-        raw = self.rows(given, t, used, a, b)
-        return self.estimates(raw, x, a[: len(x)], b[: len(x)], guidance_scale)
+            x, t, told = torch.cat([x, x]), torch.cat([t, t]), joined(told_uncond, told)
+        return self.rows(x, t, told, *self.schedule.coefficients(t))
 
     def rows(
         self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None, a: torch.Tensor, b: torch.Tensor
@@ -158,7 +164,7 @@ class Prior:
             # Outside of guidance's interval (s = 1) nothing is rescaled.
             uncond, cond = None, torch.where(s == 1.0, halves[1], mixed)
         x0, eps = ops.cfg_tweedie(cond, uncond, x, a, b, guidance_scale, self.schedule.prediction_type)
-        return Prediction(self.schedule.clip(x0), eps)
+        return Prediction(*self.schedule.clip_prediction(x0, eps, x, a, b))
 
     # ---- around the network -----------------------------------------------------------------------------------
 
@@ -263,18 +269,20 @@ class PipelinePrior(Prior):
         """
         return cond, uncond if guidance.scale > 1 else None, guidance
 
-    def checked(self, cond: Conditions | None, mend: str = "pass prior.encode_prompt(prompt)[0]") -> Conditions:
-        """The conditions of a call: all that the network needs, and nothing beside it, which would be left out."""
+    def checked(self, cond: Conditions | None, need: str = ": pass prior.encode_prompt(prompt)[0]") -> Conditions:
+        """The conditions of a call, if they are all that the network needs, and nothing beside that would be left out.
+
+        ``need`` ends the sentence.
+        """
         given = set() if cond is None else set(cond)
         if cond is None or not given.issuperset(self.needed_conditions) or not given.issubset(self.known_conditions):
-            raise ValueError(
-                f"cond is {cond!r}, but this pipeline's network needs {' and '.join(self.known_conditions)}: {mend}."
-            )
+            names = ", ".join(self.needed_conditions).replace("text", "text embeddings", 1)
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs {names}{need}.")
         return cond
 
 
-class DepthConditioned:
-    """What a prior has besides whose network sees the depth of what it is to paint beside the prompt."""
+class DepthConditioned(PipelinePrior):
+    """A prior whose network sees the depth of what it is to paint beside the prompt."""
 
     def with_control(self, cond: Any, uncond: Any, depth: torch.Tensor) -> tuple[Conditions, Conditions | None]:
         """Text conditions with the views' depth, as ``sample`` takes them.

@@ -56,8 +56,8 @@ class Compiler:
         ]
 
     @contextmanager
-    def on(self, device: torch.device) -> Iterator[None]:
-        """Calls of the network are compiled in here; ``device`` plays no part, a compiled call knows its own.
+    def on(self, device: torch.device | None = None) -> Iterator[None]:
+        """Calls of the network are compiled in here, wherever it computes.
 
         Raises:
             ValueError: accelerate's offload has hooks in what would be compiled.

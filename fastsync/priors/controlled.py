@@ -79,11 +79,11 @@ class ControlledPrior(DiffusersPrior, DepthConditioned):
 
     def _parts(self, cond: Conditions | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Text and control, prepared or not."""
-        mend = f"control {self._shape}: pass what prior.with_control(*prior.encode_prompt(prompt), depth) gives"
+        need = f" and control {self._shape}: pass what prior.with_control(*prior.encode_prompt(prompt), depth) gives"
         names = [name for name in ("control", self.prepared_name) if cond is not None and name in cond]
         if cond is None or not names:
-            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text and {mend}.")
-        return self.checked(cond, mend)["text"], cond[names[0]]
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text embeddings{need}.")
+        return self.checked(cond, need)["text"], cond[names[0]]
 
     @property
     def _shape(self) -> str:

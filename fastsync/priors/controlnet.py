@@ -12,13 +12,11 @@ from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from ..errors import check_number
 from .controlled import ControlledPrior
-from .registry import register
 from .reuse import DeepFeatures
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
 
-@register("StableDiffusionControlNetPipeline")
 class ControlNetPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionControlNetPipeline`` with one ControlNet, on its device, in its dtype.
 

@@ -8,10 +8,8 @@ import torch
 
 from ..conditions import Conditions
 from .controlled import ControlledPrior
-from .registry import register
 
 
-@register("StableDiffusionDepth2ImgPipeline")
 class DepthPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionDepth2ImgPipeline``, such as ``stabilityai/stable-diffusion-2-depth``.
 

@@ -9,13 +9,11 @@ import torch
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from .codecs import VaeCodec
-from .registry import register
 from .runtime import Runtime
 from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 from .unet import UNetPrior
 
 
-@register("StableDiffusionPipeline")
 class DiffusersPrior(UNetPrior):
     """The prior inside a diffusers Stable Diffusion pipeline, on its device, in its dtype.
 

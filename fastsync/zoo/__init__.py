@@ -4,9 +4,13 @@ import hashlib
 import importlib
 from pathlib import Path
 
+from ..diffusion import SolverChoice
+
 _WEIGHTS = Path(__file__).parent / "weights"
 _PIPELINES = ("scenes", "glyphs", "scenes-depth")
 _GENERATORS = {"scenes": "scenes", "glyphs": "glyphs", "scenes-depth": "objects"}
+# glyphs carries DDPM's scheduler, and was evaluated with deterministic steps.
+_SOLVERS: dict[str, SolverChoice] = {"glyphs": "ddim"}
 _GUIDANCE = {"scenes": 3.0, "glyphs": 3.0, "scenes-depth": 3.0}
 
 
@@ -33,6 +37,12 @@ def guidance_scale(name: str = "scenes") -> float:
     """The guidance at which a prior was evaluated: the default of `SyncPipeline.from_zoo(name)`."""
     _check(name)
     return _GUIDANCE[name]
+
+
+def solver(name: str = "scenes") -> SolverChoice:
+    """The solver a prior was evaluated with: the default of `SyncPipeline.from_zoo(name)`."""
+    _check(name)
+    return _SOLVERS.get(name, "auto")
 
 
 def words(name: str = "scenes") -> list[str]:

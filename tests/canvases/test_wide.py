@@ -2,6 +2,7 @@
 
 import itertools
 
+import drawn_canvases
 import numpy as np
 import pytest
 import torch
@@ -13,16 +14,7 @@ from reference_syncvc import run_syncvc
 import fastsync as fs
 from fastsync import WideCanvas
 
-LOOPS = [False, True, "x", "y", "xy"]
 ORDER_SEEDS = st.integers(0, 2**16)
-
-
-@st.composite
-def canvases(draw):
-    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    size = (h + draw(st.integers(0, 7)), w + draw(st.integers(0, 7)))
-    stride = (draw(st.integers(1, h)), draw(st.integers(1, w)))
-    return WideCanvas(size, (h, w), stride, loop=draw(st.sampled_from(LOOPS)))
 
 
 def randn(*shape, seed=0):
@@ -42,7 +34,7 @@ def cells(canvas, view):
     }
 
 
-@given(canvases())
+@given(drawn_canvases.wide())
 @settings(max_examples=30, deadline=None)
 def test_maps_are_exact_for_every_legal_size(canvas):
     z, x = randn(1, 2, *canvas.size), randn(canvas.num_views, 2, *canvas.window, seed=1)
@@ -57,7 +49,7 @@ def test_maps_are_exact_for_every_legal_size(canvas):
     torch.testing.assert_close(canvas.project(canvas.merge(once)), once, rtol=1e-13, atol=1e-13)
 
 
-@given(canvases())
+@given(drawn_canvases.wide())
 @settings(max_examples=30, deadline=None)
 def test_windows_are_where_their_origins_say(canvas):
     z = torch.arange(canvas.size[0] * canvas.size[1], dtype=torch.float64).reshape(1, 1, *canvas.size)
@@ -74,7 +66,7 @@ def test_windows_are_where_their_origins_say(canvas):
     assert canvas.period == (in_y * canvas.size[0], in_x * canvas.size[1])
 
 
-@given(canvases())
+@given(drawn_canvases.wide())
 @settings(max_examples=20, deadline=None)
 def test_merge_is_the_least_squares_solution(canvas):
     x = randn(canvas.num_views, 1, *canvas.window)
@@ -89,7 +81,7 @@ def test_merge_is_the_least_squares_solution(canvas):
     torch.testing.assert_close(canvas.merge(x, weights).flatten(), solution[:, 0], rtol=1e-9, atol=1e-9)
 
 
-@given(canvases(), ORDER_SEEDS)
+@given(drawn_canvases.wide(), ORDER_SEEDS)
 @settings(max_examples=30, deadline=None)
 def test_neighbours_take_the_latest_earlier_view(canvas, seed):
     order = shuffled(canvas.num_views, seed)
@@ -129,7 +121,7 @@ def test_chains_are_read_by_plain_shifts():
     assert loop.shift[1:] == [(-1, 0, 0), (1, 0, 4)] and loop.shift[0] is None and loop.period == (0, 12)
 
 
-@given(canvases(), ORDER_SEEDS)
+@given(drawn_canvases.wide(), ORDER_SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_composite_paints_in_the_given_order(canvas, seed):
     order = shuffled(canvas.num_views, seed)

@@ -3,7 +3,7 @@ import torch
 from exact_priors import Gaussian, ddim, nonlinear, randn, relative, signal_noise
 
 import fastsync as fs
-from fastsync.run import Run
+from fastsync.run import Noise
 
 
 def gaussian_setup(loop=False):
@@ -79,11 +79,11 @@ def test_a_loop_turns_with_its_noise(weights, eta):
     canvas = fs.WideCanvas((4, 12), (4, 6), 4, loop=True)
     prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), (2, 4, 6), dtype=torch.float64)
     cond, z = randn(1, 2, 4, 6, seed=1), randn(1, 2, 4, 12, seed=2)
-    draw = Run.draw  # the noise of stochastic steps turns with the canvas
+    draw = Noise.draw  # the noise of stochastic steps turns with the canvas
     results = []
     for shift in (0, -4, 8):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "draw", lambda self, shape, shift=shift: draw(self, shape).roll(shift, -1))
+            patch.setattr(Noise, "draw", lambda self, shape, shift=shift: draw(self, shape).roll(shift, -1))
             out = fs.sample(
                 prior,
                 canvas,

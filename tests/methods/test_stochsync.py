@@ -7,7 +7,6 @@ from tiny_pipelines import make_pipeline
 
 import fastsync as fs
 from fastsync.canvases import CAMERAS, POLES
-from fastsync.diffusion import NoiseSchedule
 from fastsync.methods.stochsync import disjoint_sets
 
 SHAPE, SIZE, ORIGINS = (2, 4, 6), (4, 15), (0, 3, 6, 9)
@@ -17,6 +16,10 @@ SCHEDULERS = {
     "v": lambda: ddim(prediction_type="v_prediction", timestep_spacing="trailing"),
     "flow": lambda: flow(shift=2.0),
 }
+
+
+def prior_of(scheduler):
+    return fs.FunctionPrior(nonlinear, scheduler, (2, 4, 6))
 
 
 def raw_of(eps_fn, scheduler):
@@ -160,7 +163,7 @@ def test_split_batches_hold_one_set():
     prior = fs.FunctionPrior(counter, ddim(), SHAPE, dtype=torch.float64)
     canvas, cond = fs.WideCanvas((4, 24), SHAPE[1:], 3), randn(1, *SHAPE)
     common = {"cond": cond, "num_inference_steps": 4}
-    assert fs.StochSync().view_order(canvas) == [0, 2, 4, 6, 1, 3, 5]
+    assert fs.StochSync().order_of_views(canvas) == [0, 2, 4, 6, 1, 3, 5]
     whole = fs.sample(prior, canvas, fs.StochSync(steps=3), generator=torch.Generator().manual_seed(0), **common)
     calls = counter.calls
     for changes in ({"max_batch": 4}, {"max_batch": 2}, {"order": "sequential"}):
@@ -235,11 +238,11 @@ def test_the_fast_setting():
 
 
 def test_times_are_on_the_schedule_s_own_scale():
-    table = fs.StochSync(steps=3).table(NoiseSchedule(ddim(num_train_timesteps=200)), 10, 0.0)
+    table = fs.StochSync(steps=3).table(prior_of(ddim(num_train_timesteps=200)), 10, 0.0)
     assert table.timesteps.tolist() == [180, 117, 54]
-    table = fs.StochSync(steps=3).table(NoiseSchedule(flow(num_train_timesteps=500)), 10, 0.0)
+    table = fs.StochSync(steps=3).table(prior_of(flow(num_train_timesteps=500)), 10, 0.0)
     assert torch.allclose(table.b, torch.tensor([0.9, 0.585, 0.27]).double())
-    assert fs.StochSync(start=1000).table(NoiseSchedule(ddim()), 10, 0.0).timesteps[0] == 999
+    assert fs.StochSync(start=1000).table(prior_of(ddim()), 10, 0.0).timesteps[0] == 999
 
 
 @pytest.mark.parametrize(
@@ -399,6 +402,13 @@ def test_latents_of_a_latent_prior_as_they_are():
     canvas = fs.WideCanvas((8, 20), (8, 8), 4)
     out = fs.sample(prior, canvas, fs.StochSync(steps=2), num_inference_steps=3, **conditions)
     assert out.canvas.shape == (1, 4, 8, 20) and out.views.shape == (4, 4, 8, 8)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_that_overflows_is_told_as_such(bad):
+    prior, canvas, cond, _ = make(eps_fn=lambda x, t, cond: x * bad)
+    with pytest.raises(FloatingPointError, match="the result has values that are NaN or infinite"):
+        fs.sample(prior, canvas, fs.StochSync(steps=3), cond=cond, num_inference_steps=3)
 
 
 BAD = {

@@ -5,8 +5,8 @@ from reference_syncvc import run_syncvc
 
 import fastsync as fs
 from fastsync import ops
-from fastsync.run import Query
 from fastsync.rewards import Overlap, Perceptual, Reward, Style
+from fastsync.run import Query
 
 CANVASES = {
     "chain": lambda: fs.WideCanvas((4, 13), (4, 6), 4),  # the last window is flush with the border

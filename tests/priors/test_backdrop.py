@@ -30,11 +30,12 @@ def setting(kind="epsilon", count=2):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_the_estimate_beside_is_the_backdrop_and_elsewhere_the_priors(kind, guidance):
     prior, cond, backdrop, beside = setting(kind)
-    uncond = prior.with_backdrop(-cond[0], backdrop, beside)
+    own_cond = cond["cond"]
+    uncond = prior.with_backdrop(-own_cond, backdrop, beside)
     t = torch.tensor([701, 20]).to(torch.float32 if kind == "flow" else torch.int64)
     x = randn(2, *SHAPE, seed=7)
     got = prior.predict(x, t, cond, uncond, guidance)
-    own = prior.prior.predict(x, t, cond[0], -cond[0], guidance)
+    own = prior.prior.predict(x, t, own_cond, -own_cond, guidance)
     torch.testing.assert_close(got.x0, torch.where(beside, backdrop, own.x0), atol=1e-9, rtol=0)
     a, b = (c[:, None, None, None] for c in prior.schedule.coefficients(t))
     torch.testing.assert_close(got.eps, torch.where(beside, (x - a * backdrop) / b, own.eps), atol=1e-9, rtol=0)
@@ -45,7 +46,7 @@ def test_it_is_differentiable(kind):
     prior, cond, *_ = setting(kind)
     t = torch.tensor([500, 30]).to(torch.float32 if kind == "flow" else torch.int64)
     x = randn(2, *SHAPE, seed=8).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: prior.network(x, t, cond), x, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: prior.raw(x, t, cond), x, fast_mode=True)
 
 
 def test_steps_carry_the_backdrop_with_its_own_noise():
@@ -100,7 +101,7 @@ def test_methods_that_wait_give_the_same_in_every_order_with_a_backdrop(globe):
     cond = prior.with_backdrop(randn(3, 3, 12, 12, seed=1), randn(3, 3, 12, 12, seed=2), ~globe.foreground)
     found = [
         fs.sample(
-            prior, globe, fs.SyncVC(iterations=2), cond=cond, uncond=prior.with_backdrop(cond[0] * 0, *cond[1:]),
+            prior, globe, fs.SyncVC(iterations=2), cond=cond, uncond=cond.updated(cond=cond["cond"] * 0),
             guidance_scale=2.0, num_inference_steps=4, latents=randn(1, 3, *globe.size, seed=3), order=order,
         ).views
         for order in ("sequential", "wavefront")
@@ -110,7 +111,7 @@ def test_methods_that_wait_give_the_same_in_every_order_with_a_backdrop(globe):
 
 def test_conditions_without_a_backdrop_are_refused_in_one_sentence():
     prior, cond, *_ = setting()
-    with pytest.raises(ValueError, match="cond has no backdrop: pass BackdropPrior.with_backdrop"):
-        prior.predict(randn(2, *SHAPE), torch.tensor([5, 5]), cond[0], None, 1.0)
+    with pytest.raises(ValueError, match="cond has no backdrop: pass prior.with_backdrop"):
+        prior.predict(randn(2, *SHAPE), torch.tensor([5, 5]), cond["cond"], None, 1.0)
     with pytest.raises(ValueError, match="cond has no backdrop"):
-        fs.sample(prior, fs.WideCanvas((8, 16), (8, 8), 8), fs.Independent(), cond=cond[0], num_inference_steps=2)
+        fs.sample(prior, fs.WideCanvas((8, 16), (8, 8), 8), fs.Independent(), cond=cond["cond"], num_inference_steps=2)

@@ -10,7 +10,7 @@ from exact_priors import randn, relative
 
 import fastsync as fs
 from fastsync import priors
-from fastsync.priors import Compiler, ControlNetPrior
+from fastsync.priors import ControlNetPrior, Runtime
 
 CANVAS = fs.WideCanvas((8, 20), (8, 8), 6)
 VIEWS = 3
@@ -74,7 +74,7 @@ def test_one_view_is_the_call_of_diffusers(pipe, method, guidance, scale):
     calls.clear()
     prior = ControlNetPrior(pipe, conditioning_scale=scale)
     cond, uncond = prior.with_control(*prior.encode_prompt("a cat", "grey"), depth)
-    assert cond[1] is uncond[1] and torch.equal(cond[1], picture)
+    assert cond["control"] is uncond["control"] and torch.equal(cond["control"], picture)
     out = fs.sample(
         prior, fs.WideCanvas((8, 8), (8, 8), 6), method, cond=cond, uncond=uncond, guidance_scale=guidance,
         num_inference_steps=STEPS, latents=latents,
@@ -92,7 +92,7 @@ def test_pictures_are_embedded_once_a_view_and_run(pipe):
     own, expected = pipe.controlnet.controlnet_cond_embedding, sampled(prior, order="sequential")
     assert len(calls) == VIEWS and all(given.shape == (1, 3, 16, 16) for given in calls)
     assert pipe.controlnet.controlnet_cond_embedding is own
-    prior._prepared = lambda control: control  # each call embeds
+    prior.prepare_conditions = lambda cond, uncond, num_views: (cond, uncond)  # each call embeds
     calls.clear()
     assert relative(sampled(prior, order="sequential").views, expected.views) < 1e-5
     assert len(calls) == expected.stats.calls > VIEWS
@@ -107,12 +107,13 @@ def test_pictures_of_either_half_may_differ_and_channels_may_be_swapped():
         a, b, x = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.randn(2, 4, 8, 8)
         t = torch.tensor([800, 200])
         with torch.no_grad():
-            expected = prior.raw(x, t, (text, a), (text_uncond, b))
+            given = fs.Conditions({"text": text, "control": a}), fs.Conditions({"text": text_uncond, "control": b})
+            expected = prior.raw(x, t, *given)
             with prior.sampling():
-                prepared = prior.prepare_conditions((text, a), (text_uncond, b), 2)
-                assert prepared[0][1].shape == (2, 8, 8, 8)
+                prepared = prior.prepare_conditions(*given, 2)
+                assert prepared[0]["embedded"].shape == (2, 8, 8, 8)
                 got = prior.raw(x, t, *prepared)
-            other = prior.raw(x, t, (text, a), (text_uncond, a))
+            other = prior.raw(x, t, given[0], given[1].updated(control=a))
         assert relative(got, expected) < 1e-6 < relative(other, expected)
 
 
@@ -135,9 +136,9 @@ def test_every_order_gives_the_same_numbers(changes):
 def test_a_control_reaches_its_own_view(pipe):
     prior = ControlNetPrior(pipe)
     before, cond = sampled(prior, fs.Independent()), told(prior)
-    control = cond[0][1].clone()
+    control = cond[0]["control"].clone()
     control[1] = 1 - control[1]
-    after = sampled(prior, fs.Independent(), cond=((cond[0][0], control), (cond[1][0], control)))
+    after = sampled(prior, fs.Independent(), cond=[c.updated(control=control) for c in cond])
     changed = [relative(new, old) for new, old in zip(after.views, before.views, strict=True)]
     assert changed[1] > 1e-3 and changed[0] < 1e-6 and changed[2] < 1e-6
 
@@ -148,8 +149,8 @@ def test_one_control_may_serve_all_views(pipe):
     one = sampled(prior, fs.Independent(), cond=told(prior, 1))
     assert len(calls) == 1
     cond, uncond = told(prior, 1)
-    control = cond[1].repeat(VIEWS, 1, 1, 1)
-    several = sampled(prior, fs.Independent(), cond=((cond[0], control), (uncond[0], control)))
+    control = cond["control"].repeat(VIEWS, 1, 1, 1)
+    several = sampled(prior, fs.Independent(), cond=[c.updated(control=control) for c in (cond, uncond)])
     assert relative(several.views, one.views) < 1e-6
 
 
@@ -243,17 +244,17 @@ def test_half_precision(pipe):
 def test_the_unet_may_be_compiled(pipe, neighbours):
     t = torch.tensor([500, 100])
 
-    def work(compiler):
-        prior = ControlNetPrior(pipe, compiler=compiler, neighbours=neighbours)
-        text, control = told(prior, 2)[0]
+    def work(compile):
+        prior = ControlNetPrior(pipe, runtime=Runtime.of(pipe, compile=compile), neighbours=neighbours)
+        told_two = told(prior, 2)[0]
         x = randn(2, 4, 8, 8, dtype=torch.float32).requires_grad_()
         with prior.sampling():
-            cond, _ = prior.prepare_conditions((text.expand(2, -1, -1), control), None, 2)
+            cond, _ = prior.prepare_conditions(told_two.select([0, 1]), None, 2)
             raw = prior.raw(x, t, cond, None)
             return raw.detach(), torch.autograd.grad(raw.square().sum(), x)[0]
 
     torch._dynamo.reset()
-    for got, expected in zip(work(Compiler(pipe.unet, "regional")), work(None), strict=True):
+    for got, expected in zip(work("regional"), work("off"), strict=True):
         assert relative(got, expected) < 1e-4
 
 
@@ -272,13 +273,16 @@ def test_conditions_without_control_are_refused_before_any_call(pipe):
     prior = ControlNetPrior(pipe)
     text, calls = prior.encode_prompt("a cat"), []
     pipe.controlnet.register_forward_pre_hook(lambda *_: calls.append(1))
-    refused(lambda: sampled(prior, cond=text), "cond is a tensor", "[N, 3, 16, 16]", "with_control", "encode_prompt")
+    refused(
+        lambda: sampled(prior, cond=text), "cond is Conditions(text:", "[N, 3, 16, 16]", "with_control", "encode_prompt"
+    )
     picture = torch.zeros(1, 3, 8, 8)
-    pair = tuple((c, picture) for c in text)
+    pair = tuple(fs.Conditions({"text": c, "control": picture}) for c in text)
     refused(lambda: sampled(prior, cond=pair), "[N, 3, 16, 16]", "[1, 3, 8, 8]")
-    refused(lambda: sampled(prior, cond=((text[0],) * 3, None)), "a tuple of 3")
+    more = told(prior)[0].updated(style=text[0])
+    refused(lambda: sampled(prior, cond=(more, None)), "style", "needs text embeddings")
     plain = fs.DiffusersPrior(tiny.make_pipeline())
-    refused(lambda: sampled(plain, cond=told(prior)), "a tuple of 2", "text embeddings")
+    refused(lambda: sampled(plain, cond=told(prior)), "control", "needs text embeddings")
     refused(lambda: sampled(prior, fs.SyncVC(feature_reuse=True)), "feature_reuse=False")
     assert not calls
 
@@ -300,9 +304,9 @@ def test_depth_is_checked(pipe, depth, words):
 
 def test_a_control_is_given_once(pipe):
     prior = ControlNetPrior(pipe)
-    refused(lambda: prior.with_control(*told(prior), depths()), "cond must be text embeddings", "tuple")
+    refused(lambda: prior.with_control(*told(prior), depths()), "cond must be text embeddings", "Conditions")
     cond, uncond = prior.with_control(prior.encode_prompt("a cat")[0], None, depths())
-    assert uncond is None and cond[1].shape == (3, 3, 16, 16)
+    assert uncond is None and cond["control"].shape == (3, 3, 16, 16)
 
 
 def test_other_pipelines_are_refused(pipe):

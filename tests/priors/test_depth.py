@@ -61,7 +61,7 @@ def test_one_view_is_the_call_of_diffusers(pipe, guidance):
     latents, wanted = seen[0][:1].split([4, 1], 1)
     prior = DepthPrior(pipe)
     cond, uncond = told(prior, depth)
-    assert cond[1] is uncond[1] and relative(cond[1], wanted) < 1e-5
+    assert cond["control"] is uncond["control"] and relative(cond["control"], wanted) < 1e-5
     out = fs.sample(
         prior, fs.WideCanvas((8, 8), (8, 8), 6), fs.SyncVC(iterations=1), cond=cond, uncond=uncond,
         guidance_scale=guidance, num_inference_steps=4, latents=latents,
@@ -73,7 +73,7 @@ def test_maps_are_scaled_view_by_view_and_near_is_large(pipe):
     prior = DepthPrior(pipe)
     ramp = torch.linspace(0, 0.3, 16).expand(1, 1, 16, 16)
     depth = torch.cat([ramp, torch.zeros_like(ramp), torch.full_like(ramp, 0.7)])
-    (_, maps), _ = told(prior, depth)
+    maps = told(prior, depth)[0]["control"]
     assert maps.shape == (3, 1, 8, 8)
     assert maps[0].min() == -1 and maps[0].max() == 1 and (maps[0].diff(dim=-1) > 0).all()
     assert (maps[1:] == -1).all()  # nothing in sight, or nothing but one plane
@@ -91,9 +91,9 @@ def test_every_order_gives_the_same_numbers():
 def test_a_depth_reaches_its_own_view_and_gradients_their_views(pipe):
     prior = DepthPrior(pipe)
     before, cond = sampled(prior, fs.Independent()), told(prior)
-    control = cond[0][1].clone()
+    control = cond[0]["control"].clone()
     control[1] = -control[1]
-    after = sampled(prior, fs.Independent(), cond=((cond[0][0], control), (cond[1][0], control)))
+    after = sampled(prior, fs.Independent(), cond=[c.updated(control=control) for c in cond])
     changed = [relative(new, old) for new, old in zip(after.views, before.views, strict=True)]
     assert changed[1] > 1e-3 and changed[0] < 1e-6 and changed[2] < 1e-6
     x = torch.randn(3, 4, 8, 8, requires_grad=True)
@@ -111,10 +111,10 @@ def test_features_may_be_reused_and_half_precision_used(pipe):
 
 def test_sentences(pipe):
     prior = DepthPrior(pipe)
-    with pytest.raises(ValueError, match=r"cond is a tensor, .*\[N, 1, 8, 8\].*with_control"):
+    with pytest.raises(ValueError, match=r"cond is Conditions.text.*, .*\[N, 1, 8, 8\].*with_control"):
         sampled(prior, cond=prior.encode_prompt("a cat"))
     with pytest.raises(ValueError, match=r"the control must be \[N, 1, 8, 8\], got \[1, 1, 16, 16\]"):
-        sampled(prior, cond=((prior.encode_prompt("a cat")[0], depths(1)), None))
+        sampled(prior, cond=(fs.Conditions({"text": prior.encode_prompt("a cat")[0], "control": depths(1)}), None))
     with pytest.raises(ValueError, match="takes 5 channels .*priors.wrap"):
         fs.DiffusersPrior(pipe)
     with pytest.raises(ValueError, match="takes 4 channels .* DepthPrior adds 1"):

@@ -13,7 +13,7 @@ from exact_priors import relative
 import fastsync as fs
 from bench.memory import evaluation
 from fastsync import zoo
-from fastsync.priors import AttentionSwitch
+from fastsync.priors import AttentionSwitch, Runtime
 
 METHODS = [fs.MultiDiffusion(), fs.SyncVC(iterations=2)]
 
@@ -178,12 +178,12 @@ def test_xformers_computes_what_it_is_asked_for(xformers):
     prior = fs.DiffusersPrior(pipe)
     cond, _ = prior.encode_prompt("a cat")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 100])
-    expected = prior.network(x, t, cond.expand(2, -1, -1)).detach()
+    expected = prior.raw(x, t, cond).detach()
     switch = AttentionSwitch(pipe.unet, "xformers")
     own = [layer.processor for layer in layers(pipe)]
     with pytest.raises(KeyError), switch.on(torch.device("cuda")):
         assert all(isinstance(layer.processor, XFormersAttnProcessor) for layer in layers(pipe))
-        assert relative(prior.network(x, t, cond.expand(2, -1, -1)).detach(), expected) < 1e-5
+        assert relative(prior.raw(x, t, cond).detach(), expected) < 1e-5
         raise KeyError
     assert xformers and [layer.processor for layer in layers(pipe)] == own
 
@@ -205,10 +205,24 @@ def test_without_xformers_there_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.skipif("scenes" not in zoo.names(), reason="the weights of `scenes` are not there yet")
-def test_pipelines_that_are_loaded_here_are_channels_last_on_a_cpu():
+def test_pipelines_that_are_loaded_here_are_channels_last_on_a_cpu_while_they_sample():
     sync = fs.SyncPipeline.from_zoo("scenes", device="cpu")
-    assert sync.pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    prior = fs.DiffusersPrior(sync.pipe)
+    weight, seen = sync.pipe.unet.conv_in.weight, []
+    before = weight.stride()
+    handle = sync.pipe.unet.register_forward_hook(
+        lambda *_: seen.append(weight.is_contiguous(memory_format=torch.channels_last))
+    )
+    settings = {"width": 128, "num_inference_steps": 1, "method": "independent", "progress": False}
+    sync.wide("dunes", seed=0, **settings)
+    handle.remove()
+    assert seen and all(seen) and weight.stride() == before
+
+
+@pytest.mark.skipif("scenes" not in zoo.names(), reason="the weights of `scenes` are not there yet")
+def test_channels_last_is_the_same_numbers():
+    pipe = fs.SyncPipeline.from_zoo("scenes", device="cpu").pipe
+    prior = fs.DiffusersPrior(pipe)
+    other = fs.DiffusersPrior(pipe, runtime=Runtime.of(pipe, channels_last=True))
     cond, uncond = prior.encode_prompt("dunes")
     x = torch.randn(2, *prior.view_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
@@ -216,8 +230,10 @@ def test_pipelines_that_are_loaded_here_are_channels_last_on_a_cpu():
         raw = prior.raw(x, torch.tensor([800, 200]), cond, uncond)
         return raw.detach(), torch.autograd.grad(raw.square().sum(), x)[0]
 
-    fast = work()
-    sync.pipe.unet.to(memory_format=torch.contiguous_format)
+    with other.sampling():
+        assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        fast = work()
+    assert not pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     for got, expected in zip(fast, work(), strict=True):
         assert relative(got, expected) < 1e-5
 

@@ -79,7 +79,9 @@ def test_gradients_go_to_what_a_view_sees():
     prior = priors.wrap(tiny.make_pipeline(), neighbours=RAGGED)
     x, t = torch.randn(3, 4, 8, 8, requires_grad=True), torch.tensor([500] * 3)
     with prior.sampling():
-        cond, uncond = prior.prepare_conditions(*(c.expand(3, -1, -1) for c in controlled(prior)), 3)
+        cond, uncond = prior.prepare_conditions(
+            *(fs.Conditions({"text": c}).select(range(3)) for c in controlled(prior)), 3
+        )
         for view, seen in enumerate([[0, 1], [1], [0, 1, 2]]):
             raw = prior.raw(x, t, cond, uncond)
             [gradient] = torch.autograd.grad(raw[3 + view].sum(), x)
@@ -94,7 +96,7 @@ def test_rows_may_come_in_any_order(checkpointed):
     x, t, order = randn(3, 4, 8, 8), torch.tensor([800, 500, 20]), torch.tensor([2, 0, 1])
 
     def work(rows):
-        given = [tuple(member[rows] for member in c) for c in prepared]
+        given = [c.select(rows.tolist()) for c in prepared]
         leaf = x[rows].requires_grad_()
         raw = prior.raw(leaf, t[rows], *given)
         both = [raw.detach().unflatten(0, (2, 3)), torch.autograd.grad(raw.square().sum(), leaf)[0]]
@@ -103,7 +105,7 @@ def test_rows_may_come_in_any_order(checkpointed):
         return both
 
     with prior.sampling():
-        prepared = prior.prepare_conditions(*(c.repeat(3, 1, 1) for c in controlled(prior)), 3)
+        prepared = prior.prepare_conditions(*(fs.Conditions({"text": c.repeat(3, 1, 1)}) for c in controlled(prior)), 3)
         raw, gradient = work(torch.arange(3))
         other, other_gradient = work(order)
     assert relative(other, raw[:, order]) < 1e-10 and relative(other_gradient, gradient[order]) < 1e-10
@@ -139,7 +141,7 @@ def test_processors_are_given_back():
     pipe = tiny.make_pipeline()
     layers = [module for module in pipe.unet.modules() if hasattr(module, "set_processor")]
     own, seen = [layer.processor for layer in layers], []
-    prior = priors.wrap(pipe, neighbours=priors.view_ring(3), attention=priors.AttentionSwitch(pipe.unet, "sdpa"))
+    prior = priors.wrap(pipe, neighbours=priors.view_ring(3), runtime=priors.Runtime.of(pipe, attention="sdpa"))
     handle = pipe.unet.register_forward_hook(lambda *_: seen.append([layer.processor for layer in layers]))
     sampled(prior)
     handle.remove()

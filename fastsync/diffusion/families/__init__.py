@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Family, Refusal
-from .by_ddim import RUN_BY_DDIM, by_ddim
+from .by_ddim import FLOWS, RUN_BY_DDIM, by_ddim
 from .discrete import DDIM, DDPM, LCM
 from .flow import FlowEuler, FlowLCM
 from .multistep import DPMSolverMultistep, DPMSolverSinglestep, UniPC
@@ -27,25 +27,28 @@ FAMILIES: dict[str, type[Family]] = {
     "FlowMatchLCMScheduler": FlowLCM,
 }
 
-_MULTISTEP = "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
-_FLOW = "FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
+_MULTISTEP = "use DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
+_FLOW = "use FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
+_TWICE = "it asks the network twice a step"
+_LONG = "it extrapolates from more than one step before"
+_EDM = "its model is preconditioned as EDM's"
 
 # Schedulers whose steps are of another form: why, and what to use instead.
-OTHERS: dict[str, Refusal] = {
-    "DEISMultistepScheduler": Refusal("it extrapolates noise and not the clean estimate", _MULTISTEP),
-    "HeunDiscreteScheduler": Refusal("it asks the network twice a step", _MULTISTEP),
-    "KDPM2DiscreteScheduler": Refusal("it asks the network twice a step", _MULTISTEP),
-    "KDPM2AncestralDiscreteScheduler": Refusal("it asks the network twice a step", _MULTISTEP),
-    "DPMSolverSDEScheduler": Refusal("it asks the network twice a step", _MULTISTEP),
-    "LMSDiscreteScheduler": Refusal("it extrapolates from more than one step before", _MULTISTEP),
-    "PNDMScheduler": Refusal("it extrapolates from more than one step before", _MULTISTEP),
-    "IPNDMScheduler": Refusal("it extrapolates from more than one step before", _MULTISTEP),
-    "SASolverScheduler": Refusal("its corrector computes states anew from those before", _MULTISTEP),
-    "TCDScheduler": Refusal("it steps to an earlier time than the next and adds noise from there", _MULTISTEP),
-    "EDMEulerScheduler": Refusal("its model is preconditioned as EDM's, not of the form x = a x0 + b eps"),
-    "EDMDPMSolverMultistepScheduler": Refusal("its model is preconditioned as EDM's, not of the form x = a x0 + b eps"),
-    "SCMScheduler": Refusal("its model's times are angles, not of the form x = a x0 + b eps"),
-    "FlowMatchHeunDiscreteScheduler": Refusal("it asks the network twice a step", _FLOW),
+OTHERS: dict[str, tuple[str, str | None]] = {
+    "DEISMultistepScheduler": ("it extrapolates noise and not the clean estimate", _MULTISTEP),
+    "HeunDiscreteScheduler": (_TWICE, _MULTISTEP),
+    "KDPM2DiscreteScheduler": (_TWICE, _MULTISTEP),
+    "KDPM2AncestralDiscreteScheduler": (_TWICE, _MULTISTEP),
+    "DPMSolverSDEScheduler": (_TWICE, _MULTISTEP),
+    "LMSDiscreteScheduler": (_LONG, _MULTISTEP),
+    "PNDMScheduler": (_LONG, _MULTISTEP),
+    "IPNDMScheduler": (_LONG, None),
+    "SASolverScheduler": ("its corrector computes states anew from those before", _MULTISTEP),
+    "TCDScheduler": ("it steps past the next time and adds noise back up to it", _MULTISTEP),
+    "EDMEulerScheduler": (_EDM, None),
+    "EDMDPMSolverMultistepScheduler": (_EDM, None),
+    "SCMScheduler": ("its model's times are angles", None),
+    "FlowMatchHeunDiscreteScheduler": (_TWICE, _FLOW),
 }
 
 
@@ -68,11 +71,12 @@ def family_of(scheduler: Any, solver: str) -> Family:
             return by_ddim(scheduler)
         if name in FAMILIES:
             return FAMILIES[name](scheduler)
-        raise OTHERS.get(name, Refusal("nobody has checked what its steps are"))
+        raise Refusal(*OTHERS.get(name, ("its steps are not known here", None)))
     except Refusal as refusal:
-        mend = refusal.mend or _names()
-        instead = ", or solver='ddim', which runs it by DDIM" if name in RUN_BY_DDIM and solver == "auto" else ""
-        raise ValueError(f"scheduler {name} is not supported, because {refusal.why}: use {mend}{instead}.") from None
+        mend = refusal.mend or f"use {_names()}"
+        if solver == "auto" and name in RUN_BY_DDIM:
+            mend += f", or pass solver='ddim' to run it by {'Euler' if name in FLOWS else 'DDIM'}"
+        raise ValueError(f"scheduler {name} is not supported, because {refusal.why}: {mend}.") from None
 
 
 def _names() -> str:

@@ -19,11 +19,11 @@ _SPELLINGS = {"v": "v_prediction", "original_sample": "sample", "flow_prediction
 
 
 class Refusal(Exception):
-    """A scheduler's settings make steps of another form.
+    """A scheduler's steps are of another form.
 
     Args:
         why: a clause that follows "because".
-        mend: what to use instead, a noun; None: a scheduler that the package names.
+        mend: what to do, as an imperative; None: use one of the schedulers that are supported.
     """
 
     def __init__(self, why: str, mend: str | None = None) -> None:

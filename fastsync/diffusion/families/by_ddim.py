@@ -8,7 +8,7 @@ from .base import VP_PREDICTIONS, Family, prediction_of
 from .discrete import DDIM
 from .flow import FlowEuler
 
-_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler", "FlowMatchHeunDiscreteScheduler")
 RUN_BY_DDIM = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -26,7 +26,7 @@ RUN_BY_DDIM = (
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "LMSDiscreteScheduler",
-    *_FLOW,
+    *FLOWS,
 )
 _COEFFICIENT_KEYS = (
     "num_train_timesteps",
@@ -46,7 +46,7 @@ def by_ddim(scheduler: Any) -> Family:
     config = scheduler.config
     if type(scheduler) is FlowMatchEulerDiscreteScheduler:
         return FlowEuler(scheduler)
-    if type(scheduler).__name__ in _FLOW:
+    if type(scheduler).__name__ in FLOWS:
         return FlowEuler(FlowMatchEulerDiscreteScheduler.from_config(config))
     prediction = prediction_of(config, (*VP_PREDICTIONS, "flow"))
     if prediction == "flow":

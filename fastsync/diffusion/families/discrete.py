@@ -36,8 +36,9 @@ class _Discrete(Family):
         return Levels(a, b, torch.where(following >= 0, a_next, a_end), torch.where(following >= 0, b_next, b_end))
 
     def _table(self, times: torch.Tensor, levels: Levels, sigma: torch.Tensor, **columns: Any) -> StepTable:
-        ends = torch.cat([times[1:], times.new_zeros(1)]).double()
-        return make_table(self.curve, times, times.double(), ends, levels, sigma, **columns)
+        at = times.double()
+        pull = self.curve.pull(at, torch.cat([at[1:], at.new_zeros(1)]))
+        return make_table(times, at, levels, sigma, pull, **columns)
 
 
 def whole_times(scheduler: Any) -> torch.Tensor:
@@ -74,12 +75,12 @@ class DDPM(_Discrete):
         if kind in ("learned", "learned_range"):
             raise Refusal(
                 f"the network predicts the variance of its noise (variance_type={kind!r})",
-                "DDPMScheduler.from_config(pipe.scheduler.config, variance_type='fixed_small')",
+                "use DDPMScheduler.from_config(pipe.scheduler.config, variance_type='fixed_small')",
             )
         if kind not in ("fixed_small", "fixed_small_log", "fixed_large"):
             raise Refusal(
                 f"its variance_type={kind!r} takes the root of a negative number",
-                "DDPMScheduler.from_config(pipe.scheduler.config, variance_type='fixed_large')",
+                "use DDPMScheduler.from_config(pipe.scheduler.config, variance_type='fixed_large')",
             )
         self._large = kind == "fixed_large"
 

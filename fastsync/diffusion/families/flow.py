@@ -22,7 +22,7 @@ class FlowEuler(Family):
         if config.get("invert_sigmas"):
             raise Refusal(
                 "its times rise towards the data (invert_sigmas=True)",
-                f"{type(scheduler).__name__}.from_config(pipe.scheduler.config, invert_sigmas=False)",
+                f"use {type(scheduler).__name__}.from_config(pipe.scheduler.config, invert_sigmas=False)",
             )
         self.curve = FlowCurve(int(config.num_train_timesteps))
         self.own_noise = self._stochastic()
@@ -41,7 +41,7 @@ class FlowEuler(Family):
         ends = torch.cat([times[1:], self.curve.time_of_sigma(sigmas[-1:])])
         levels = Levels(*self.curve.coefficients(times), *self.curve.coefficients(ends))
         sigma = levels.b_next.clone() if self.own_noise else eta * levels.full_noise()
-        return make_table(self.curve, timesteps, times, ends, levels, sigma)
+        return make_table(timesteps, times, levels, sigma, self.curve.pull(times, ends))
 
 
 class FlowLCM(FlowEuler):
@@ -50,7 +50,9 @@ class FlowLCM(FlowEuler):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         if self.scheduler._scale_factors:
-            raise Refusal("its estimates grow from step to step (scale_factors)", "scale_factors=None in its config")
+            raise Refusal(
+                "its estimates grow from step to step (scale_factors)", "set scale_factors=None in its config"
+            )
         self.solver = "flow-lcm"
 
     def _stochastic(self) -> bool:

@@ -30,13 +30,13 @@ class _Multistep(Sigmas):
         if prediction not in (_FLOW_PREDICTIONS if flow else VP_PREDICTIONS):
             raise Refusal(
                 f"prediction_type={config.prediction_type!r} does not go with use_flow_sigmas={bool(flow)}",
-                f"use_flow_sigmas={not flow} in its config",
+                f"set use_flow_sigmas={not flow} in its config",
             )
         for spacing in _SPACINGS:
             if flow and config.get(spacing) and spacing not in self.flow_spacings:
                 raise Refusal(
                     f"its {spacing}=True makes sigmas above 1, which use_flow_sigmas=True takes for those of a flow",
-                    f"{spacing}=False in its config",
+                    f"set {spacing}=False in its config",
                 )
         self.prediction_type = prediction
         self.curve = (
@@ -55,14 +55,14 @@ class _Multistep(Sigmas):
         second = before > 0
         if self.ends_at_first_order(scheduler):
             second[-1] = False
-        return torch.where(second, self.lean(h) * h / (2.0 * before), 0.0)
+        return torch.where(second, self.weight(h) * h / (2.0 * before), 0.0)
 
     def ends_at_first_order(self, scheduler: Any) -> bool:
         """Whether the last step is of first order."""
         raise NotImplementedError
 
-    def lean(self, h: torch.Tensor) -> torch.Tensor:
-        """By what the solver extrapolates more than the midpoint rule does, for steps h [T] of ``log(a/b)``."""
+    def weight(self, h: torch.Tensor) -> torch.Tensor:
+        """How far the solver extrapolates, in terms of the midpoint rule, for steps h [T] of ``log(a/b)``."""
         return torch.ones_like(h)
 
 
@@ -76,18 +76,20 @@ class DPMSolverMultistep(_Multistep):
         if algorithm == "sde-dpmsolver":
             raise Refusal(
                 "algorithm_type='sde-dpmsolver' adds more noise than it takes away",
-                "algorithm_type='sde-dpmsolver++' in its config",
+                "set algorithm_type='sde-dpmsolver++' in its config",
             )
         if self.order > 1 and algorithm == "dpmsolver":
             raise Refusal(
                 "algorithm_type='dpmsolver' above order 1 extrapolates noise and not the clean estimate",
-                "algorithm_type='dpmsolver++' in its config",
+                "set algorithm_type='dpmsolver++' in its config",
             )
         if self.order > 2:
-            raise Refusal(f"solver_order={self.order} looks back at more than one step", "solver_order=2 in its config")
+            raise Refusal(
+                f"solver_order={self.order} looks back at more than one step", "set solver_order=2 in its config"
+            )
         if self.order == 2 and config.solver_type == "heun":
             raise Refusal(
-                "solver_type='heun' weighs the extrapolated part apart", "solver_type='midpoint' in its config"
+                "solver_type='heun' weighs the extrapolated part apart", "set solver_type='midpoint' in its config"
             )
         self.own_noise = algorithm.startswith("sde")
         self.solver = f"{algorithm}({'1' if self.order == 1 else '2M'})"
@@ -110,7 +112,7 @@ class DPMSolverSinglestep(_Multistep):
         if self.order > 1:
             raise Refusal(
                 f"its steps of order {self.order} go back to states before the last",
-                "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+                "use DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
             )
         algorithm = self.scheduler.config.algorithm_type
         self.own_noise = algorithm.startswith("sde")
@@ -129,21 +131,23 @@ class UniPC(_Multistep):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         config = self.scheduler.config
-        mend = "UniPCMultistepScheduler.from_config(pipe.scheduler.config, disable_corrector=list(range(1000)))"
+        mend = "use UniPCMultistepScheduler.from_config(pipe.scheduler.config, disable_corrector=list(range(1000)))"
         if 0 not in self.scheduler.disable_corrector:
             raise Refusal("its corrector computes states anew, and what synchronisation has made of them is lost", mend)
         if self.scheduler.solver_p is not None:
-            raise Refusal("its predictor is another scheduler (solver_p)", "solver_p=None")
+            raise Refusal("its predictor is another scheduler (solver_p)", "set solver_p=None in its config")
         if not self.scheduler.predict_x0:
             raise Refusal(
-                "predict_x0=False extrapolates noise and not the clean estimate", "predict_x0=True in its config"
+                "predict_x0=False extrapolates noise and not the clean estimate", "set predict_x0=True in its config"
             )
         if self.order > 2:
-            raise Refusal(f"solver_order={self.order} looks back at more than one step", "solver_order=2 in its config")
+            raise Refusal(
+                f"solver_order={self.order} looks back at more than one step", "set solver_order=2 in its config"
+            )
         if self.order == 2 and not config.lower_order_final and config.final_sigmas_type == "zero":
             raise Refusal(
                 "its last step is of second order towards sigma = 0, which diverges (lower_order_final=False)",
-                "lower_order_final=True in its config",
+                "set lower_order_final=True in its config",
             )
         self.solver = f"unipc({config.solver_type}, order {self.order}, predictor)"
 
@@ -162,7 +166,7 @@ class UniPC(_Multistep):
         """As the scheduler's ``step`` decides it."""
         return bool(scheduler.config.lower_order_final)
 
-    def lean(self, h: torch.Tensor) -> torch.Tensor:
+    def weight(self, h: torch.Tensor) -> torch.Tensor:
         """``bh2`` is the midpoint rule; ``bh1`` has h where that has ``1 - exp(-h)``."""
         if self.scheduler.config.solver_type == "bh2":
             return torch.ones_like(h)

@@ -24,14 +24,12 @@ class Sigmas(Family):
         start, end = self._without_times_before_0(timesteps, sigmas)
         timesteps = timesteps[: len(start)]
         levels = Levels(*self.curve.of_sigma(start), *self.curve.of_sigma(end))
-        times, ends = self.curve.time_of_sigma(start), self.curve.time_of_sigma(end)
         return make_table(
-            self.curve,
             timesteps,
-            times,
-            ends,
+            self.curve.time_of_sigma(start),
             levels,
             (1.0 if self.own_noise else eta) * levels.full_noise(),
+            self.curve.pull_of_sigmas(start, end),
             extrapolation=self.extrapolation(scheduler, levels),
             start=self.start(scheduler, float(levels.a[0])),
         )
