@@ -66,7 +66,7 @@ def make_xl_scheduler(kind: Any = EulerDiscreteScheduler, **changes: Any) -> Any
 
 
 def make_xl_pipeline(
-    *, scheduler: Any = None, vae: Any = None, seed: int = 0, dtype: torch.dtype = torch.float32, **unet: Any
+    *, scheduler: Any = None, dtype: torch.dtype = torch.float32, seed: int = 0, **unet: Any
 ) -> StableDiffusionXLPipeline:
     """A Stable Diffusion XL pipeline whose weights depend on ``seed`` alone; ``unet`` are changes to its config."""
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +80,7 @@ def make_xl_pipeline(
             "projection_class_embeddings_input_dim": 6 * 4 + WIDTH,
         }
         pipe = StableDiffusionXLPipeline(
-            vae=make_vae() if vae is None else vae,
+            vae=make_vae(),
             text_encoder=make_clip(tokenizer),
             text_encoder_2=make_clip(tokenizer, CLIPTextModelWithProjection),
             tokenizer=tokenizer,

@@ -276,7 +276,7 @@ class PipelinePrior(Prior):
         """
         given = set() if cond is None else set(cond)
         if cond is None or not given.issuperset(self.needed_conditions) or not given.issubset(self.known_conditions):
-            names = ", ".join(self.needed_conditions).replace("text", "text embeddings", 1)
+            names = "text embeddings" if self.needed_conditions == ("text",) else ", ".join(self.needed_conditions)
             raise ValueError(f"cond is {cond!r}, but this pipeline's network needs {names}{need}.")
         return cond
 

@@ -89,9 +89,12 @@ class VaeCodec(Codec):
         hook = getattr(vae, "_hf_hook", None)
         if hook is not None:  # accelerate's, which loads an offloaded model
             hook.pre_forward(vae)
-        # Copies, which a backward pass still finds when the VAE has its own weights again.
-        named = chain(vae.named_parameters(), vae.named_buffers())
-        weights = {f"model.{name}": tensor.detach().to(dtype) for name, tensor in named}
+        # Copies, which a backward pass still finds when the VAE has its own weights again. Parameters, since accelerate
+        # loads what is offloaded weight by weight into one of the same class and dtype.
+        weights: dict[str, torch.Tensor] = {
+            f"model.{name}": torch.nn.Parameter(tensor.detach().to(dtype), requires_grad=False)
+            for name, tensor in chain(vae.named_parameters(), vae.named_buffers())
+        }
         pixels: torch.Tensor = torch.func.functional_call(_Bound(vae, function), weights, (x,))
         return pixels
 
