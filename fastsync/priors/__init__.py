@@ -12,7 +12,7 @@ from .diffusers_unet import DiffusersPrior
 from .flux import FluxPrior
 from .function import FunctionPrior
 from .registry import register
-from .runtime import Runtime
+from .runtime import Runtime, save_memory
 from .sdxl import SDXLPrior
 from .shared_attention import NeighbourLists, view_ring
 from .wrapping import wrap
@@ -39,6 +39,7 @@ __all__ = [
     "SDXLPrior",
     "VaeCodec",
     "register",
+    "save_memory",
     "view_ring",
     "wrap",
 ]

@@ -20,6 +20,16 @@ def networks_of(pipe: Any) -> list[Any]:
     return [network for network in found if network is not None]
 
 
+def save_memory(pipe: Any) -> None:
+    """Switch on what diffusers has for it in a pipeline: checkpointing, tiled decoding and, on a GPU, offload."""
+    for network in networks_of(pipe):
+        network.enable_gradient_checkpointing()
+    if getattr(pipe, "vae", None) is not None:
+        pipe.vae.enable_tiling()
+    if pipe.device.type == "cuda":
+        pipe.enable_model_cpu_offload(device=pipe.device)
+
+
 class Switch(Protocol):
     """Something that is switched for the length of a run."""
 
