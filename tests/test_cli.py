@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import fastsync as fs
 from fastsync.cli import app
-from fastsync.priors import save_memory
 from fastsync.methods.syncvc import PRESETS
 from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
+from fastsync.priors import save_memory
 
 TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 
