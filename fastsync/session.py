@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from . import scheduling
 from .batches import Batches
-from .canvases.base import Canvas
+from .canvases.base import Canvas, LinearCanvas
 from .conditions import Conditions
 from .errors import check_choice, check_device, check_int, check_tensor, shape_text, shown
 from .guidance import Guidance
@@ -343,7 +344,7 @@ class Session:
         Raises:
             ValueError: the state is of another format or another run; says what differs.
         """
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT or "run" not in state:
             raise ValueError(
                 f"the state must be what Session.state_dict() gave (format {_FORMAT}), got {shown(state)}."
             )
@@ -380,6 +381,7 @@ class Session:
             **{name: _plainly(value) for name, value in vars(self.method).items()},
             "canvas": f"{type(run.canvas).__name__} of {run.canvas.num_views} views, {list(run.canvas.size)}",
             "view shape": list(run.prior.view_shape),
+            "where views lie": _places(run.canvas),
             "order of views": list(run.order),
             "what views read": _plainly(run.sources),
             "solver": self.method.solver_name(run.prior),
@@ -466,6 +468,18 @@ def _buckets(plan: Sequence[scheduling.Work], level: Sequence[int], most: int | 
     return scheduling.bucket_sizes(
         [len(work) for work in batches] + [sum(level[i] > 0 for i, _ in work) for work in batches]
     )
+
+
+def _places(canvas: LinearCanvas) -> list[list[float]]:
+    """A number or two a view that tell where it looks, rounded: geometry may differ in a cell between machines."""
+    parts = [torch.stack([canvas.cells(i) for i in range(canvas.num_views)])]
+    parts += [] if canvas.regions is None else [canvas.regions]
+    parts += [] if canvas.signs is None else [canvas.signs[:, None].expand(-1, math.prod(canvas.view_shape))]
+    means = []
+    for part in parts:
+        flat = part.cpu().double().flatten(1)
+        means.append((flat * torch.linspace(0, 1, flat.shape[1], dtype=flat.dtype)).mean(1))
+    return [[round(mean, 2) for mean in row] for row in torch.stack(means, 1).tolist()]
 
 
 def _plainly(value: Any) -> Any:
