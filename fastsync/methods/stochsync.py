@@ -107,6 +107,11 @@ class StochSync(Method):
                 "the steps between are deterministic."
             )
         schedule = prior.schedule
+        if schedule.continuous:
+            raise ValueError(
+                "StochSync works at times of its own on the training's scale, and the scheduler's are log(sigma) / 4 "
+                "(timestep_type='continuous'): use another method, such as SyncTweedies."
+            )
         prior.steps(num_inference_steps)
         assert self.steps is not None and self.stop is not None  # filled in above
         times = torch.linspace(self.start, self.stop, self.steps, dtype=torch.float64)

@@ -43,6 +43,11 @@ class BoundSyncVC(Bound["SyncVC"]):
         if settings.feature_reuse:
             run.network.deep_features()  # refuses early what the prior does not have
         run.noise.candidates = 0 if settings.search is None else settings.search - 1
+        if settings.control_window is not None and run.prior.schedule.continuous:
+            raise ValueError(
+                "control_window names times on the training's scale, and the scheduler's are log(sigma) / 4 "
+                "(timestep_type='continuous'): use control_window=None."
+            )
         high, low = settings.control_window or (math.inf, -math.inf)
         times = run.times.host_times.double() * (TIMES / run.prior.schedule.num_train_timesteps)
         self._steered = ((low <= times) & (times <= high)).tolist()
