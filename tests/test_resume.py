@@ -355,9 +355,7 @@ def test_a_state_of_another_run_is_refused(changes, sentence):
     before = saved(other)["states"]
     with pytest.raises(ValueError, match=f"the state is of another run: {sentence}.*: build the session by the call"):
         other.load_state_dict(state)
-    assert all(
-        torch.equal(a, b) for a, b in zip(saved(other)["states"].values(), before["states"].values(), strict=True)
-    )
+    assert all(torch.equal(value, before[name]) for name, value in saved(other)["states"].items())
 
 
 def test_what_is_no_state_is_refused():

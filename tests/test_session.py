@@ -377,3 +377,103 @@ def test_views_put_back_as_they_were_keep_the_solvers_history():
     assert torch.equal(finished(plain).views, same.result().views)
     errors = [relative(a, b) for a, b in zip(other.result().views, plain.result().views, strict=True)]
     assert errors[0] == errors[2] == 0 and errors[1] > 1e-4
+
+
+# ---- corners ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", ["both", "cond"])
+@pytest.mark.parametrize("interval", [(0.2, 0.7), (0.5, 1.0), (0.0, 0.1)])
+def test_guidance_in_an_interval_does_not_depend_on_the_order(gradient, interval):
+    """In the wavefront views of one batch are inside and outside of the interval."""
+    method = fs.SyncVC(iterations=2, guidance_gradient=gradient)
+    options = {"num_inference_steps": 6, "guidance_scale": fs.Guidance(3.0, interval=interval)}
+
+    def shown(order):
+        run = session(method, order=order, **options)
+        return [torch.cat([state.views, state.x0]) for state in run], run.result()
+
+    (waves, wave), (chains, chain) = shown("wavefront"), shown("sequential")
+    assert all(relative(a, b) < 1e-11 for a, b in zip(waves, chains, strict=True))
+    assert relative(wave.canvas, chain.canvas) < 1e-11
+    guided = session(method, order="sequential", num_inference_steps=6, guidance_scale=3.0)
+    assert relative(finished(guided).canvas, chain.canvas) > 1e-3
+    # One by one, a step outside of the interval costs half.
+    inside = int(interval[1] * 6) - int(interval[0] * 6)
+    assert chain.stats.evaluations == (2 * inside + (6 - inside)) * 7
+    assert wave.stats.evaluations >= chain.stats.evaluations
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_and_one_view(name):
+    """Whatever the method, a lone view has nobody to agree with; one step is the whole run."""
+    prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), SHAPE, dtype=torch.float64)
+    method = fs.StochSync(steps=2) if name == "stochsync" else METHODS[name]
+    x, given = randn(1, *SHAPE, seed=3), {"cond": arguments()["cond"][:1]}
+    outs = []
+    for steps in (1, 3):
+        run = fs.Session(
+            prior, fs.WideCanvas((4, 6), (4, 6), 4), method, **given, latents=x, num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        seen = [(state.views, state.x0) for state in run]
+        outs.append(run.result())
+        assert len(seen) == len(run) and torch.equal(seen[-1][0], outs[-1].views)
+        assert torch.isfinite(seen[-1][1]).all() and torch.equal(outs[-1].canvas, outs[-1].views)
+        again = session(method, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+        assert torch.isfinite(finished(again).canvas).all()
+    if name not in ("stochsync", "search"):
+        plain = sample(fs.Independent(), num_inference_steps=3, uncond=None, cond=arguments()["cond"][:1])
+        assert plain.views.shape == (VIEWS, *SHAPE)
+        lone = fs.sample(
+            prior, fs.WideCanvas((4, 6), (4, 6), 4), fs.Independent(), **given, latents=x, num_inference_steps=3
+        )
+        assert relative(outs[1].views, lone.views) < 1e-12
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize("make", [ddim, dpm], ids=["ddim", "2M"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_schedule_that_starts_without_signal(name, make):
+    if name == "stochsync":
+        method = fs.StochSync(steps=STEPS, start=1000)
+    else:
+        method = METHODS[name]
+    results = []
+    for order in method.orders:
+        run = session(method, scheduler=make(**ZERO_SNR), order=order)
+        assert float(run.run.times.table.a[0]) < 1e-3
+        for state in run:
+            assert torch.isfinite(state.views).all() and torch.isfinite(state.x0).all()
+        results.append(run.result().canvas)
+    assert all(relative(result, results[0]) < 1e-10 for result in results)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_latents_in_half_precision_are_carried_in_single(name):
+    views = randn(VIEWS, *SHAPE, seed=3, dtype=torch.float16)
+    prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), SHAPE)
+    given = {key: value.float() if isinstance(value, torch.Tensor) else value for key, value in arguments().items()}
+    half, single = (
+        fs.Session(
+            prior, CANVAS, METHODS[name], **given, latents=latents, num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for latents in (views, views.float())
+    )  # fmt: skip
+    for a, b in zip(half, single, strict=True):
+        assert a.views.dtype == a.x0.dtype == torch.float32 and torch.equal(a.views, b.views)
+        if a.step == 0:
+            a.views, b.views = a.views.half(), b.views.half().float()
+    assert torch.equal(half.result().canvas, single.result().canvas) and half.result().canvas.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_where_canvas_and_generator_live(name):
+    """Here all is one device; the names must be taken all the same."""
+    expected = finished(session(METHODS[name]))
+    apart = session(METHODS[name], canvas_device="cpu", generator=torch.Generator("cpu").manual_seed(0))
+    states = [state.views.device.type for state in apart]
+    assert set(states) == {"cpu"} and torch.equal(apart.result().canvas, expected.canvas)

@@ -122,7 +122,7 @@ class RewardSum:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was called: pictures decoded again, in other batches, might differ in a bit."""
-        self._pictures, self._readers = dict(state["pictures"]), dict(state["readers"])
+        self._pictures, self._readers = state["pictures"], state["readers"]
         self._silent = [views if views is None else set(views) for views in state["silent"]]
 
     def _ask(self, work: Work, x0: torch.Tensor, pictures: torch.Tensor | None) -> list[list[tuple[int, torch.Tensor]]]:

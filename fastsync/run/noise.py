@@ -104,5 +104,4 @@ class Noise:
         if self.generator is None:
             self.generator = torch.Generator(self._device if self._device.type == "cuda" else "cpu")
         self.generator.set_state(state["generator"].cpu())
-        self._drawn, self._readers = state["drawn"], dict(state["readers"])
-        self._pending = {k: [noise.to(self._device) for noise in noises] for k, noises in state["pending"].items()}
+        self._drawn, self._pending, self._readers = state["drawn"], state["pending"], state["readers"]

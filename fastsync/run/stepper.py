@@ -92,4 +92,4 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was called."""
-        self._moved = list(state["moved"])
+        self._moved = state["moved"]
