@@ -64,7 +64,7 @@ class Conditions(Mapping[str, Any]):
         if isinstance(value, torch.Tensor):
             return cls({name: value})
         raise TypeError(
-            f"{argument} must be a torch.Tensor or fastsync.Conditions, got {shown(value)}: pass a tensor, or "
+            f"{argument} must be a torch.Tensor or fastsync.Conditions, got {type(value).__name__}: pass a tensor, or "
             "Conditions({'text': ..., 'control': ...}) where the network takes several."
         )
 
@@ -246,4 +246,7 @@ def _check_rows(name: str, value: Any) -> None:
             "tensor, and is the same for all views, by shared={...}."
         )
     if not tensors or (isinstance(value, torch.Tensor) and value.ndim == 0):
-        raise ValueError(f"the condition {name!r} must have one row or more, got {_described(value)}.")
+        raise ValueError(
+            f"the condition {name!r} must have a row for each view, or one for all, along its first dimension, got "
+            f"{_described(value)}: stack the rows."
+        )
