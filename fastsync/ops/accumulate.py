@@ -50,7 +50,7 @@ def merge_reference(
     return torch.where(total > 0, canvas / torch.where(total > 0, total, 1), background).to(views.dtype)
 
 
-def _remember_accumulate(ctx: Any, given: Any, output: Any) -> None:
+def _accumulate_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.window = given.views.shape[2:]
     ctx.save_for_backward(given.origins)
 
@@ -73,13 +73,13 @@ ACCUMULATE = define(
     native=("cpu",),
     fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
     differentiable=("views",),
-    setup_context=_remember_accumulate,
+    setup_context=_accumulate_context,
     backward=_accumulate_backward,
     samples=_accumulate_samples,
 )
 
 
-def _remember_merge(ctx: Any, given: Any, output: Any) -> None:
+def _merge_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.window, ctx.count, ctx.size = given.views.shape[2:], len(given.views), given.size
     ctx.keeps = given.previous is not None
     ctx.save_for_backward(given.weights, given.origins)
@@ -112,7 +112,7 @@ MERGE = define(
     native=("cpu",),
     fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
     differentiable=("views", "previous"),
-    setup_context=_remember_merge,
+    setup_context=_merge_context,
     backward=_merge_backward,
     samples=_merge_samples,
 )

@@ -70,7 +70,7 @@ def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return given.x.new_empty(given.x.shape), given.x.new_empty(given.x.shape)
 
 
-def _remember(ctx: Any, given: Any, output: Any) -> None:
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.prediction_type = given.prediction_type
     ctx.save_for_backward(given.a, given.b, given.guidance)
     ctx.dtypes = given.raw.dtype, None if given.raw_uncond is None else given.raw_uncond.dtype, given.x.dtype
@@ -107,7 +107,7 @@ OP = define(
     dispatch_on="x",
     fake=_fake,
     differentiable=("raw", "raw_uncond", "x"),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )

@@ -68,7 +68,7 @@ def _fake(given: Any) -> tuple[torch.Tensor, ...]:
     return x.new_empty(len(x)), g_raw, x.new_empty(x.shape), x.new_empty(len(x))
 
 
-def _remember(ctx: Any, given: Any, output: tuple[torch.Tensor, ...]) -> None:
+def _setup_context(ctx: Any, given: Any, output: tuple[torch.Tensor, ...]) -> None:
     ctx.reward_weight, ctx.control_cost, ctx.period = given.reward_weight, given.control_cost, given.period
     ctx.prediction_type, ctx.guided = given.prediction_type, given.guided
     ctx.rewarded = given.reward_gradient is not None
@@ -130,11 +130,13 @@ def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
         states = (*tensors, reward_gradient if rewarded else None)
         return *states, source, place, index, mask, *numbers, period, kind, guided
 
-    yield case(draw.shapes[0], "contiguous", neighbour.sample(draw, draw.shapes[0]), "epsilon", True, True, 0.2)
+    full = neighbour.sample(draw, draw.shapes[0])
+    yield case(draw.shapes[0], "contiguous", full, "epsilon", True, True, 0.2)
     kinds = ("epsilon", "v_prediction", "sample", "flow", ESTIMATES)
     for shape in draw.shapes:
         for i, address in enumerate(neighbour.samples(draw, shape)):
-            yield case(shape, LAYOUTS[i % 3], address, kinds[i % 5], i % 2 == 0, i % 2 == 1, 0.2 if i % 3 else 0.0)
+            control_cost = 0.2 if i % 3 else 0.0
+            yield case(shape, LAYOUTS[i % 3], address, kinds[i % 5], i % 2 == 0, i % 2 == 1, control_cost)
 
 
 OP = define(
@@ -144,7 +146,7 @@ OP = define(
     native=("cpu",),
     fake=_fake,
     differentiable=("x", "eps", "eps_free", "control", "overlap_gradient", "reward_gradient", "source"),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )

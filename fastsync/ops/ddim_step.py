@@ -39,7 +39,7 @@ def reference(
     return x_next.to(x0.dtype).contiguous()
 
 
-def _remember(ctx: Any, given: Any, output: Any) -> None:
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.period, ctx.noisy = given.period, given.noise is not None
     numbers = (given.a_next, given.direction, given.sigma, given.pull)
     ctx.save_for_backward(*numbers, given.source, given.place, given.index, given.mask)
@@ -82,7 +82,7 @@ OP = define(
     native=("cpu",),
     fake=lambda given: given.x0.new_empty(given.x0.shape),
     differentiable=("x0", "eps", "noise", "x", "source"),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )

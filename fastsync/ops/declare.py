@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,14 +18,14 @@ def define(
     name: str,
     *,
     reference: Kernel,
-    fake: Callable[[SimpleNamespace], Any],
+    fake: Callable[[Any], Any],
     samples: Callable[[Draw], Iterable[tuple[Any, ...]]],
     triton: str | None = None,
     native: Sequence[str] = (),
     dispatch_on: str | None = None,
     mutates: Sequence[str] = (),
     differentiable: Sequence[str] = (),
-    setup_context: Callable[[Any, SimpleNamespace, Any], None] | None = None,
+    setup_context: Callable[[Any, Any, Any], None] | None = None,
     backward: Callable[..., Sequence[torch.Tensor | None]] | None = None,
 ) -> Op:
     """Register an op with torch.library as ``fastsync::<name>``, and with the registry that dispatch reads.
@@ -34,7 +34,7 @@ def define(
         name: also of the launcher in ``fastsync.kernels.<triton>`` and of the function in `fastsync._C`.
         reference: the eager form, which is the specification. Its annotated signature is the op's: all backends take
             these arguments by position.
-        fake: from the arguments, by name, to empty results of the right shape and dtype.
+        fake: from the arguments, as a named tuple, to empty results of the right shape and dtype.
         samples: from a :class:`Draw` to random argument tuples, for tests, gradients and the self-test of backends. The
             self-test takes the first, so that should hold every term. What must not be read should hold NaN.
         triton: file of `fastsync.kernels` with the launcher; None without one.
@@ -42,7 +42,7 @@ def define(
         dispatch_on: the argument whose device and dtype decide which backend runs; the first if None.
         mutates: arguments that are changed in place.
         differentiable: arguments that a gradient flows to.
-        setup_context: ``(ctx, inputs, output)``: keeps what ``backward`` needs; ``inputs`` has the arguments by name.
+        setup_context: ``(ctx, inputs, output)``: keeps what ``backward`` needs; ``inputs`` is such a named tuple.
         backward: ``(ctx, *gradients of the outputs)`` to the gradients of ``differentiable``, in that order.
 
     Raises:
@@ -67,10 +67,21 @@ def define(
 
     run.__signature__ = signature  # type: ignore[attr-defined]  # torch.library infers the schema from it
     registered = torch.library.custom_op(f"fastsync::{name}", run, mutates_args=mutates)
-    registered.register_fake(lambda *arguments: fake(_named(parameters, arguments)))
+    named = namedtuple("Arguments", parameters)  # type: ignore[misc]
+    registered.register_fake(lambda *arguments: fake(named(*arguments)))
     positions = tuple(parameters.index(argument) for argument in differentiable)
     if setup_context is not None and backward is not None:
-        _register_autograd(registered, parameters, positions, setup_context, backward)
+
+        def remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+            setup_context(ctx, named._make(inputs), output)
+
+        def gradients(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            found: list[torch.Tensor | None] = [None] * len(parameters)
+            for position, gradient in zip(positions, backward(ctx, *given), strict=True):
+                found[position] = gradient
+            return tuple(found)
+
+        registered.register_autograd(gradients, setup_context=remember)
     OPS[name] = Op(
         name=name,
         reference=reference,
@@ -84,26 +95,3 @@ def define(
         native=tuple(native),
     )
     return OPS[name]
-
-
-def _named(parameters: Sequence[str], arguments: Sequence[Any]) -> SimpleNamespace:
-    return SimpleNamespace(**dict(zip(parameters, arguments, strict=True)))
-
-
-def _register_autograd(
-    registered: torch.library.CustomOpDef,
-    parameters: Sequence[str],
-    positions: Sequence[int],
-    setup_context: Callable[[Any, SimpleNamespace, Any], None],
-    backward: Callable[..., Sequence[torch.Tensor | None]],
-) -> None:
-    def remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        setup_context(ctx, _named(parameters, inputs), output)
-
-    def gradients(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found: list[torch.Tensor | None] = [None] * len(parameters)
-        for position, gradient in zip(positions, backward(ctx, *given), strict=True):
-            found[position] = gradient
-        return tuple(found)
-
-    registered.register_autograd(gradients, setup_context=remember)

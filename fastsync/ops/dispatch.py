@@ -24,9 +24,10 @@ from .registry import OPS, Kernel, Op
 from .samples import Draw
 
 BACKENDS = ("eager", "triton", "native")
+RANKED = ("native", "triton", "eager")  # the fastest first
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": _TRITON_DTYPES}
-_RANKED = ("native", "triton", "eager")
+_NO_TENSORS = frozenset((type(None), bool, int, float, str, list))  # a look-up here is faster than isinstance
 _warned: set[tuple[str, str]] = set()
 
 # Private torch hooks that tell whether a mode or transform would see this call; if absent, assume yes.
@@ -123,10 +124,12 @@ def _is_watched(arguments: tuple[Any, ...]) -> bool:
         return True
     recording = torch.is_grad_enabled()
     for a in arguments:
-        if isinstance(a, torch.Tensor):
-            if type(a) is not torch.Tensor and type(a) is not torch.nn.Parameter:
-                return True
+        kind = type(a)
+        if kind is torch.Tensor:
             if recording and a.requires_grad:
+                return True
+        elif kind not in _NO_TENSORS and isinstance(a, torch.Tensor):
+            if kind is not torch.nn.Parameter or recording and a.requires_grad:
                 return True
     return False
 
@@ -149,7 +152,7 @@ def _choose(op: str, device: str, dtype: torch.dtype, wish: str) -> Kernel:
             f"FASTSYNC_BACKEND={wish} is not possible for {op} on {device} in {dtype}: {reason}. Another backend runs "
             "it; unset FASTSYNC_BACKEND to choose freely.",
         )
-    for backend in _RANKED:
+    for backend in RANKED:
         if _unsuited(op, backend, device, dtype, forced=False):
             continue
         reason = _missing(op, backend, device)

@@ -33,7 +33,7 @@ def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32)), x.new_empty(x.shape)
 
 
-def _remember(ctx: Any, given: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _setup_context(ctx: Any, given: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
     ctx.period = given.period
     ctx.save_for_backward(given.x, given.source, given.place, given.index, given.mask, output[1])
 
@@ -63,7 +63,7 @@ OP = define(
     native=("cpu",),
     fake=_fake,
     differentiable=("x", "source"),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )

@@ -39,7 +39,7 @@ def splat_reference(
     return canvas.reshape(1, -1, *size).to(views.dtype)
 
 
-def _remember_resample(ctx: Any, given: Any, output: Any) -> None:
+def _resample_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.size = list(given.z.shape[2:])
     ctx.save_for_backward(given.index, given.weight)
 
@@ -71,13 +71,13 @@ RESAMPLE = define(
     native=("cpu",),
     fake=lambda given: given.z.new_empty(len(given.index), given.z.shape[1], *given.index.shape[1:3]),
     differentiable=("z",),
-    setup_context=_remember_resample,
+    setup_context=_resample_context,
     backward=_resample_backward,
     samples=_resample_samples,
 )
 
 
-def _remember_splat(ctx: Any, given: Any, output: Any) -> None:
+def _splat_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.save_for_backward(given.index, given.weight)
 
 
@@ -103,7 +103,7 @@ SPLAT = define(
     native=("cpu", "cuda"),
     fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
     differentiable=("views",),
-    setup_context=_remember_splat,
+    setup_context=_splat_context,
     backward=_splat_backward,
     samples=splat_samples,
 )

@@ -22,7 +22,7 @@ def reference(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None)
     return (y if factor is None else per_sample(factor, y) * y).contiguous()
 
 
-def _remember(ctx: Any, given: Any, output: Any) -> None:
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.shape = given.x.shape
     ctx.save_for_backward(given.index, given.factor)
 
@@ -54,7 +54,7 @@ OP = define(
     native=("cpu",),
     fake=lambda given: given.x.new_empty(*given.x.shape[:2], *given.index.shape[1:]),
     differentiable=("x",),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )

@@ -36,7 +36,7 @@ def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return given.views.new_empty(1, given.views.shape[1], *given.size), given.views.new_empty(1, 1, *given.size)
 
 
-def _remember(ctx: Any, given: Any, output: Any) -> None:
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
     ctx.save_for_backward(given.views, given.confidence, given.index, given.weight)
 
 
@@ -61,7 +61,7 @@ OP = define(
     native=("cpu", "cuda"),
     fake=_fake,
     differentiable=("views", "confidence"),
-    setup_context=_remember,
+    setup_context=_setup_context,
     backward=_backward,
     samples=_samples,
 )
