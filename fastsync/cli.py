@@ -22,6 +22,7 @@ from .geometry.textured import check_mesh_path
 from .methods.syncvc import PRESETS
 from .pictures import check_picture_path, save_picture
 from .pipeline import SyncPipeline
+from .priors import save_memory
 from .report import check_report_path, write_report
 from .task import METHODS, Options, SyncPipelineOutput, method_of
 from .texture import TEXTURE_SIZE
@@ -370,19 +371,8 @@ def _load(
             raise ValueError(f"controlnet was given, but --model {model} of the zoo takes none: leave it out.")
         sync = SyncPipeline.from_zoo(model, solver=chosen, **placed)
     if low_memory:
-        _save_memory(sync.pipe)
+        save_memory(sync.pipe)
     return sync
-
-
-def _save_memory(pipe: Any) -> None:
-    """Switch on what diffusers has for it."""
-    pipe.unet.enable_gradient_checkpointing()
-    if getattr(pipe, "controlnet", None) is not None:
-        pipe.controlnet.enable_gradient_checkpointing()
-    if getattr(pipe, "vae", None) is not None:
-        pipe.vae.enable_tiling()
-    if pipe.device.type == "cuda":
-        pipe.enable_model_cpu_offload(device=pipe.device)
 
 
 def _options(

@@ -36,12 +36,13 @@ class SyncPipeline:
 
     Args:
         pipe: a ``StableDiffusionPipeline``, one with a ControlNet (``StableDiffusionControlNetPipeline``) or with depth
-            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, or a first-stage
-            ``IFPipeline``, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
+            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, a
+            ``StableDiffusionXLPipeline``, a ``FluxPipeline``, a first-stage ``IFPipeline``, or one with an adapter of
+            your own, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
             pipeline itself is not changed, and its safety checker is not run. Its own switches are honoured: gradient
             checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding
             (``pipe.vae.enable_tiling()``, without seams here) and offloading (``pipe.enable_model_cpu_offload()``).
-        guidance_scale: default of the tasks' argument of this name.
+        guidance_scale: default of the tasks' argument of this name; the pipeline's own if None.
         solver: ``"auto"`` runs the pipeline's own scheduler, and refuses one whose steps have another form (PNDM, Heun,
             DEIS, ...); ``"ddim"`` runs any of Stable Diffusion's schedulers by DDIM, with their own times and betas.
             What ran is in the output's ``parameters``.
@@ -60,20 +61,21 @@ class SyncPipeline:
         self,
         pipe: Any,
         *,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
         channels_last: bool = False,
     ) -> None:
         self.pipe = pipe
-        self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         check_choice("compile", compile, MODES)
         check_choice("solver", solver, ("auto", "ddim"))
         self._solver: SolverChoice = solver
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
-        self._prior()  # refuses early what no task could use
+        prior = self._prior()  # refuses early what no task could use
+        chosen = prior.default_guidance if guidance_scale is None else guidance_scale
+        self.guidance_scale = check_number("guidance_scale", chosen)
 
     @classmethod
     def from_zoo(
@@ -205,6 +207,7 @@ class SyncPipeline:
                     f"{name} must be a multiple of {scale} pixels (a latent cell) with loop={loop!r}, got {side}: use "
                     f"{side - side % scale} or {side - side % scale + scale}."
                 )
+        places = [(y * scale, x * scale) for y, x in canvas.origins]
         return run(
             prior,
             canvas,
@@ -222,6 +225,7 @@ class SyncPipeline:
             },
             self.guidance_scale,
             options,
+            lambda cond, uncond, _: prior.with_places(cond, uncond, places, (height, width)),
         )
 
     def panorama(
@@ -377,16 +381,15 @@ class SyncPipeline:
                 f"masks and prompts must be equally many, one or more, got {count[0]} masks and {count[1]} prompts: "
                 "pass regions=[(mask, prompt), ...]."
             )
-        window = None
-        scale = self._prior().scale
+        window, prior = None, self._prior()
+        scale = prior.scale
         if height is not None or width is not None:
             default = self.window_pixels
             sides = [
                 default[n] if side is None else check_int(("height", "width")[n], side)
                 for n, side in enumerate((height, width))
             ]
-            # The UNet halves its input some times, so sides are windows of whole coarsest cells.
-            step = scale * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+            step = scale * prior.window_multiple
             for name, side in zip(("height", "width"), sides, strict=True):
                 if side % step:
                     raise ValueError(f"{name} must be a multiple of {step} pixels for this model, got {side}.")

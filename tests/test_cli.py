@@ -12,10 +12,11 @@ from tiny_pipelines import PIXELS, make_pipeline, make_pixel_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
-from fastsync.cli import _save_memory, app
+from fastsync.cli import app
 from fastsync.methods.syncvc import PRESETS
 from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
+from fastsync.priors import save_memory
 
 TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 
@@ -307,5 +308,5 @@ def test_low_memory_offloads_whole_models_on_a_gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(type(pipe), "device", torch.device("cuda", 1))
     monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: asked.append(device))
-    _save_memory(pipe)
+    save_memory(pipe)
     assert asked == [torch.device("cuda", 1)]

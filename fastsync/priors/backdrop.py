@@ -9,6 +9,7 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import StepTable
+from ..guidance import Guidance
 from .base import PipelinePrior
 from .reuse import DeepFeatures
 
@@ -109,6 +110,10 @@ class BackdropPrior(PipelinePrior):
     def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
         table: StepTable = self.prior.steps(num_inference_steps, eta)
         return table
+
+    def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
+        told: tuple[Any, Any, Guidance] = self.prior.guided(cond, uncond, guidance)
+        return told
 
     def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[Any, Any]:
         cond, uncond = self.prior.encode_prompt(prompt, negative_prompt)

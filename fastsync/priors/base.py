@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -13,10 +13,10 @@ from .. import ops
 from ..conditions import ANONYMOUS, Conditions, joined
 from ..diffusion import NoiseSchedule, StepTable
 from ..errors import shown
-from ..guidance import rescaled
+from ..guidance import Guidance, rescaled
 from .codecs import PIXELS, Codec
 from .reuse import DeepFeatures
-from .runtime import Runtime
+from .runtime import Runtime, networks_of
 
 
 class Prediction(NamedTuple):
@@ -211,17 +211,34 @@ class PipelinePrior(Prior):
     Attributes:
         pipe: the pipeline.
         window: (h, w) of a view in the prior's sample units.
+        window_multiple: what a window's sides should be multiples of, in those units.
         compiled: whether the network runs compiled while it samples, for which batches should have few sizes.
+        default_guidance: the pipeline's own ``guidance_scale`` where the caller gives none.
+        needed_conditions, known_conditions: names of the conditions that a call must have, and of all that it may have.
     """
 
     pipe: Any
     window: tuple[int, int]
+    window_multiple: int = 1
     condition_name = "text"
+    default_guidance: ClassVar[float] = 7.5
+    needed_conditions: tuple[str, ...] = ("text",)
+    known_conditions: tuple[str, ...] = ("text",)
 
     @property
     def device(self) -> torch.device:
         """Where the network computes (accelerate's execution device if the pipeline is offloaded)."""
         return getattr(self.pipe, "_execution_device", self.pipe.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next((network.dtype for network in networks_of(self.pipe)), torch.float32)
+
+    @property
+    def memory_key(self) -> object:
+        """The network, which stays when a task makes a prior of its own around it."""
+        return next(iter(networks_of(self.pipe)), self)
 
     @property
     def compiled(self) -> bool:
@@ -232,6 +249,36 @@ class PipelinePrior(Prior):
     ) -> tuple[Any, Any]:
         """Conditions ``(cond, uncond)`` of prompts, as :func:`fastsync.sample` takes them."""
         raise NotImplementedError(f"{type(self).__name__} must override encode_prompt().")
+
+    def with_places(
+        self, cond: Any, uncond: Any, origins: Sequence[tuple[int, int]], size: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        """Conditions of views that are windows of one picture; the same where the network is not told of places.
+
+        Args:
+            cond, uncond: what ``encode_prompt`` gave.
+            origins: (y, x) of each view's first pixel in the picture.
+            size: (height, width) of the picture in pixels.
+        """
+        return cond, uncond
+
+    def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
+        """What a pipeline's call makes of its ``guidance_scale``: arguments of :func:`fastsync.sample`.
+
+        By diffusers' rule guidance is on above 1.
+        """
+        return cond, uncond if guidance.scale > 1 else None, guidance
+
+    def checked(self, cond: Conditions | None, need: str = ": pass prior.encode_prompt(prompt)[0]") -> Conditions:
+        """The conditions of a call, if they are all that the network needs, and nothing beside that would be left out.
+
+        ``need`` ends the sentence.
+        """
+        given = set() if cond is None else set(cond)
+        if cond is None or not given.issuperset(self.needed_conditions) or not given.issubset(self.known_conditions):
+            names = "text embeddings" if self.needed_conditions == ("text",) else ", ".join(self.needed_conditions)
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs {names}{need}.")
+        return cond
 
 
 class DepthConditioned(PipelinePrior):
