@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -76,6 +76,14 @@ class BoundSyncVC(Bound["SyncVC"]):
         """As every method's; then let go of what rewards kept for views that have read it."""
         super().advance(work)
         self._rewards.done(work)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What rewards keep of views that others have not read yet."""
+        return self._rewards.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with that."""
+        self._rewards.load_state_dict(state)
 
     def compose(self, views: torch.Tensor) -> torch.Tensor:
         """The final canvas, painted in work order or merged."""

@@ -115,6 +115,16 @@ class RewardSum:
                     del self._readers[j, step]
                     self._pictures.pop((j, step), None)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Pictures that will be read again, who has read them, and which rewards have had a gradient so far."""
+        silent = [views if views is None else sorted(views) for views in self._silent]
+        return {"pictures": self._pictures, "readers": self._readers, "silent": silent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was called: pictures decoded again, in other batches, might differ in a bit."""
+        self._pictures, self._readers = dict(state["pictures"]), dict(state["readers"])
+        self._silent = [views if views is None else set(views) for views in state["silent"]]
+
     def _ask(self, work: Work, x0: torch.Tensor, pictures: torch.Tensor | None) -> list[list[tuple[int, torch.Tensor]]]:
         """For each item (reward's number, value) of those that speak of it."""
         if any(reward.pixels and reward.reads_earlier for reward in self.rewards):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -52,6 +53,14 @@ class Network:
         """Pad no batch beyond ``most`` views, because more do not fit the memory."""
         if self.buckets is not None:
             self.buckets = [*(size for size in self.buckets if size < most), most]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The batch sizes that calls are padded to."""
+        return {"buckets": self.buckets}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with those sizes."""
+        self.buckets = state["buckets"]
 
     def query(self, work: Work) -> Query:
         """The question about a batch of work, to be asked at any x."""

@@ -103,6 +103,6 @@ class Noise:
         """Go on where ``state_dict`` was called. Without a generator of one's own the run gets one, in that state."""
         if self.generator is None:
             self.generator = torch.Generator(self._device if self._device.type == "cuda" else "cpu")
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self._drawn, self._readers = state["drawn"], dict(state["readers"])
         self._pending = {k: [noise.to(self._device) for noise in noises] for k, noises in state["pending"].items()}

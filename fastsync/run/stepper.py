@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -66,9 +67,10 @@ class Stepper:
         pull, address, source = estimates.pull, estimates.address, self._states.noisy
         return ops.ddim_step(*prediction, a_next, direction, sigma, noise, pull, x, source, *address)
 
-    def forget(self, step: int) -> None:
-        """The views were moved before ``step``, which is of first order then."""
-        self._moved = [step] * len(self._moved)
+    def forget(self, views: Iterable[int], step: int) -> None:
+        """The views were moved before ``step``, which is of first order for them then."""
+        for i in views:
+            self._moved[i] = step
 
     def _extrapolated(self, estimates: Estimates, work: Work) -> Prediction:
         at = self._times.at
