@@ -137,7 +137,7 @@ def checked_conditions(
         return memo[id(tensor)]
 
     # Mapped while the caller's own tensors are alive, which the memo's keys are the addresses of.
-    on_device = [c if c is None else c.map(moved).to(prior.device) for c in (given, given_uncond)]
+    on_device = [c if c is None else c.map_all(moved) for c in (given, given_uncond)]
     return on_device[0], on_device[1]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from .canvases import MeshCanvas
 from .conditions import Conditions
 from .errors import check_choice, check_int, check_number, shown
+from .guidance import Guidance
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
 from .methods import Method
@@ -70,7 +71,7 @@ def texture(
     mesh: Any,
     prompt: str | Sequence[str],
     given: TextureOptions,
-    guidance_scale: float,
+    guidance_scale: float | Guidance,
     options: Options,
 ) -> SyncTextureOutput:
     """As :meth:`fastsync.SyncPipeline.texture`.

@@ -41,6 +41,7 @@ class Network:
         buckets: Sequence[int] | None = None,
     ) -> None:
         self.prior, self.cond, self.uncond, self.guidance = prior, cond, uncond, guidance
+        self.given = (cond, uncond)
         self.stats, self.buckets, self._times = stats, buckets, times
         self._scales = guidance.scales(len(times))
         self._scale_column = torch.tensor(self._scales, dtype=torch.float64, device=times.table.a.device)
