@@ -148,9 +148,10 @@ class Session:
         views = method.order_of_views(canvas)
         sources = method.sources(canvas, views)
         level = scheduling.levels(sources, views)
-        device = prior.device if canvas_device is None else check_device("canvas_device", canvas_device)
-        if prior.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(prior.device)
+        networks_at = prior.device
+        device = networks_at if canvas_device is None else check_device("canvas_device", canvas_device)
+        if networks_at.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(networks_at)
         self.method, self._previews, self._most = method, previews, most
         self._plan = list(scheduling.plan(self.order, views, level, len(table), most))
         with self._counted(stats := Stats()), _plain():
@@ -240,7 +241,7 @@ class Session:
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."
                 )
-            run.stats.peak_memory = peak_memory(run.prior.device)
+            run.stats.peak_memory = peak_memory(run.network.device)
             self._result = SyncOutput(canvas, views, run.stats, self.method.solver_name(run.prior))
         return self._result
 
