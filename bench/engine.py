@@ -187,8 +187,8 @@ def _commit(folder: Path) -> str | None:
 # Turns of each case a round: what is over soon is disturbed more.
 TURNS = {
     **{f"scenes, {method}": 1 for method in ("SyncVC", "MultiDiffusion", "SyncTweedies", "SyncSDE", "StochSync")},
-    **{f"bare, {method}": 8 for method in ("SyncVC", "MultiDiffusion")},
-    ITERATION: 8,
+    **{f"bare, {method}": 30 for method in ("SyncVC", "MultiDiffusion")},
+    ITERATION: 20,
 }
 
 if __name__ == "__main__":

@@ -120,21 +120,22 @@ class Conditions(Mapping[str, Any]):
         """All rows on a device, and the shared values that are tensors."""
         shared = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
         rows = {name: _mapped(lambda tensor: tensor.to(device), value) for name, value in self._rows.items()}
-        return Conditions(rows, shared)
+        return _made(rows, shared)
 
     def updated(self, **rows: Rows) -> Conditions:
         """With some rows replaced or added."""
-        return self._with({**self._rows, **rows})
+        return Conditions({**self._rows, **rows}, self._shared)
 
     def renamed(self, old: str, new: str, value: Rows) -> Conditions:
         """With ``value`` under the name ``new`` in the place of ``old``."""
-        return self._with({**{name: rows for name, rows in self._rows.items() if name != old}, new: value})
+        rest = {name: rows for name, rows in self._rows.items() if name != old}
+        return Conditions({**rest, new: value}, self._shared)
 
     def without(self, *names: str) -> Conditions | None:
         """With some values left out; None if none is left."""
         rows = {name: value for name, value in self._rows.items() if name not in names}
         shared = {name: value for name, value in self._shared.items() if name not in names}
-        return Conditions(rows, shared) if rows or shared else None
+        return _made(rows, shared) if rows or shared else None
 
     def select(self, views: Sequence[int]) -> Conditions:
         """The rows of some views in that order; a single row serves them all, without a copy."""
@@ -161,8 +162,15 @@ class Conditions(Mapping[str, Any]):
 
         return self if not extra else self._with({name: longer(value) for name, value in self._rows.items()})
 
-    def _with(self, rows: Mapping[str, Rows]) -> Conditions:
-        return Conditions(rows, self._shared)
+    def _with(self, rows: dict[str, Rows]) -> Conditions:
+        return _made(rows, self._shared)
+
+
+def _made(rows: dict[str, Rows], shared: Mapping[str, Any]) -> Conditions:
+    """Conditions of values that have been checked already, as those of every batch have."""
+    made = Conditions.__new__(Conditions)
+    made._rows, made._shared = rows, dict(shared)
+    return made
 
 
 def joined(first: Conditions, second: Conditions) -> Conditions:
@@ -174,7 +182,7 @@ def joined(first: Conditions, second: Conditions) -> Conditions:
             return [*_tensors(a), *_tensors(b)]
         return torch.cat([a, b])
 
-    return Conditions({name: both(name) for name in first.rows}, first.shared)
+    return _made({name: both(name) for name in first.rows}, first.shared)
 
 
 def check_views(argument: str, conditions: Conditions, num_views: int) -> None:
