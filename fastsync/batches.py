@@ -51,7 +51,7 @@ class Batches:
                 run.stats.load_state_dict(spent)
                 run.network.limit(most)
                 gc.collect()
-                if run.network.device.type == "cuda":
+                if run.prior.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
             run.stats.max_batch = max(run.stats.max_batch, len(batch))

@@ -148,10 +148,9 @@ class Session:
         views = method.order_of_views(canvas)
         sources = method.sources(canvas, views)
         level = scheduling.levels(sources, views)
-        networks_at = prior.device
-        device = networks_at if canvas_device is None else check_device("canvas_device", canvas_device)
-        if networks_at.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(networks_at)
+        device = prior.device if canvas_device is None else check_device("canvas_device", canvas_device)
+        if prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(prior.device)
         self.method, self._previews, self._most = method, previews, most
         self._plan = list(scheduling.plan(self.order, views, level, len(table), most))
         with self._counted(stats := Stats()), _plain():
