@@ -205,7 +205,7 @@ class Session:
         self._broken = True  # until the step is done
         with self._counted(self.run.stats), self._sampling(), _plain():
             if not self._prepared:
-                begin_peak(self.run.prior.device)
+                begin_peak(self.run.network.device)
                 self.run.network.prepare(self.run.canvas.num_views)
                 self._prepared = True
             finished: int | None = None
@@ -249,7 +249,7 @@ class Session:
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."
                 )
-            peaks = (run.stats.peak_memory, peak_memory(run.prior.device))
+            peaks = (run.stats.peak_memory, peak_memory(run.network.device))
             run.stats.peak_memory = max((peak for peak in peaks if peak is not None), default=None)
             self._result = SyncOutput(canvas, views, run.stats, self.method.solver_name(run.prior))
         return self._result
@@ -334,7 +334,7 @@ class Session:
             "network": run.network.state_dict(),
             "batches": self._batches.state_dict(),
             "method": self._bound.state_dict(),
-            "stats": {**run.stats.state_dict(), "peak_memory": peak_memory(run.prior.device)},
+            "stats": {**run.stats.state_dict(), "peak_memory": peak_memory(run.network.device)},
         }
         return dict(_copied(state))
 

@@ -8,12 +8,12 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
-from .registry import register
+from .registry import built_in
 from .runtime import Runtime
 from .unet import UNetPrior
 
 
-@register("IFPipeline")
+@built_in("IFPipeline")
 class DeepFloydPrior(UNetPrior):
     """The prior inside a diffusers ``IFPipeline`` (the first stage, 64 x 64 pixels), on its device, in its dtype.
 
