@@ -122,11 +122,14 @@ class Conditions(Mapping[str, Any]):
         """The conditions with ``function`` applied to each tensor of ``rows``, each tensor in a list included."""
         return self._with({name: _mapped(function, value) for name, value in self._rows.items()})
 
+    def map_all(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Conditions:
+        """As ``map``, of the shared values that are tensors too."""
+        shared = {k: function(v) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
+        return _made({name: _mapped(function, value) for name, value in self._rows.items()}, shared)
+
     def to(self, device: torch.device) -> Conditions:
         """All rows on a device, and the shared values that are tensors."""
-        shared = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
-        rows = {name: _mapped(lambda tensor: tensor.to(device), value) for name, value in self._rows.items()}
-        return _made(rows, shared)
+        return self.map_all(lambda tensor: tensor.to(device))
 
     def updated(self, **rows: Rows) -> Conditions:
         """With some rows replaced or added."""

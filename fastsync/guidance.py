@@ -34,7 +34,8 @@ class Guidance:
         check_number("rescale", self.rescale, minimum=0.0, maximum=1.0)
         if not isinstance(self.interval, (tuple, list)) or len(self.interval) != 2:
             raise TypeError(
-                f"interval must be (start, stop), two fractions of the run, got {shown(self.interval)}: pass e.g. (0.0, 0.8)."
+                f"interval must be (start, stop), two fractions of the run, got {shown(self.interval)}: pass e.g. "
+                "(0.0, 0.8)."
             )
         start, stop = (check_number("interval", end, minimum=0.0, maximum=1.0) for end in self.interval)
         if start >= stop:

@@ -25,10 +25,12 @@ def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason if len(reason) <= 120 else reason[:117] + "..."
         folder = os.path.isdir(model)
-        found = f"the folder holds no complete {what}" if folder else "it is neither a local folder nor available on the hub"
+        found = (
+            f"the folder holds no complete {what}"
+            if folder
+            else "it is neither a local folder nor available on the hub"
+        )
         raise ValueError(
             f"{argument} {shown(model)} could not be loaded, {found} ({reason}): check the name, or use "
             "SyncPipeline.from_zoo()."
         ) from error
-
-

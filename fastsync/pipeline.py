@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +14,9 @@ from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, Panora
 from .canvases.surfaces import focal
 from .diffusion import SolverChoice
 from .errors import check_choice, check_device, check_int, shown
-from .guidance import Guidance
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
+from .guidance import Guidance
 from .loading import load
 from .masks import read_masks
 from .priors import Attention, Compile, PipelinePrior, Runtime

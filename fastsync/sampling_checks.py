@@ -137,12 +137,8 @@ def checked_conditions(
             memo[id(tensor)] = recordable(tensor.to(device))
         return memo[id(tensor)]
 
-<<<<<<< HEAD
     # Mapped while the caller's own tensors are alive, which the memo's keys are the addresses of.
     on_device = [c if c is None else c.map_all(moved) for c in (given, given_uncond)]
-=======
-    on_device = [c if c is None else c.map(moved).to(device) for c in (given, given_uncond)]
->>>>>>> refs/heads/bench
     return on_device[0], on_device[1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -14,13 +13,14 @@ from tqdm.auto import tqdm
 
 from . import scheduling
 from .batches import Batches
-from .canvases.base import Canvas, LinearCanvas
+from .canvases.base import Canvas
 from .conditions import Conditions
 from .errors import check_choice, check_device, check_int, check_tensor, shape_text, shown
 from .guidance import Guidance
 from .memory import begin_peak, peak_memory
 from .methods.base import Method
 from .priors.base import Prior
+from .resuming import copied, places_of, plain
 from .run import Network, Noise, Run, States, Stepper, Timetable
 from .sampling_checks import (
     check_generator,
@@ -336,7 +336,7 @@ class Session:
             "method": self._bound.state_dict(),
             "stats": {**run.stats.state_dict(), "peak_memory": peak_memory(run.network.device)},
         }
-        return dict(_copied(state))
+        return dict(copied(state))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was called, in this process or another.
@@ -358,7 +358,7 @@ class Session:
         run, begun = self.run, self._position or self._broken
         self._broken = True  # until all of it is there
         with _plain():
-            state = _copied(state)
+            state = copied(state)
             if begun:
                 # What the method knows of steps that this session has taken is nothing to go on with.
                 self._bound = self.method.bind(run)
@@ -379,12 +379,12 @@ class Session:
         run = self.run
         return {
             "method": type(self.method).__name__,
-            **{name: _plainly(value) for name, value in vars(self.method).items()},
+            **{name: plain(value) for name, value in vars(self.method).items()},
             "canvas": f"{type(run.canvas).__name__} of {run.canvas.num_views} views, {list(run.canvas.size)}",
             "view shape": list(run.prior.view_shape),
-            "where views lie": _places(run.canvas),
+            "where views lie": places_of(run.canvas),
             "order of views": list(run.order),
-            "what views read": _plainly(run.sources),
+            "what views read": plain(run.sources),
             "solver": self.method.solver_name(run.prior),
             "times": run.times.host_times.tolist(),
             "noise of the steps": run.times.table.sigma.tolist(),
@@ -471,31 +471,3 @@ def _buckets(plan: Sequence[scheduling.Work], level: Sequence[int], most: int | 
     return scheduling.bucket_sizes(
         [len(work) for work in batches] + [sum(level[i] > 0 for i, _ in work) for work in batches]
     )
-
-
-def _places(canvas: LinearCanvas) -> list[list[float]]:
-    """A number or two a view that tell where it looks, rounded: geometry may differ in a cell between machines."""
-    parts = [torch.stack([canvas.cells(i) for i in range(canvas.num_views)])]
-    parts += [] if canvas.regions is None else [canvas.regions]
-    parts += [] if canvas.signs is None else [canvas.signs[:, None].expand(-1, math.prod(canvas.view_shape))]
-    means = []
-    for part in parts:
-        flat = part.cpu().double().flatten(1)
-        means.append((flat * torch.linspace(0, 1, flat.shape[1], dtype=flat.dtype)).mean(1))
-    return [[round(mean, 2) for mean in row] for row in torch.stack(means, 1).tolist()]
-
-
-def _plainly(value: Any) -> Any:
-    """A setting as it can be saved and compared: numbers, strings and lists of them; of all else only its type."""
-    if isinstance(value, (list, tuple)):
-        return [_plainly(item) for item in value]
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
-
-
-def _copied(value: Any) -> Any:
-    """A copy that shares no tensor, list or dictionary with the original."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -12,9 +12,9 @@ from PIL import Image
 from .canvases import MeshCanvas
 from .conditions import Conditions
 from .errors import check_choice, check_int, check_number, shown
-from .guidance import Guidance
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
+from .guidance import Guidance
 from .methods import Method
 from .priors import DepthConditioned, PipelinePrior
 from .priors.backdrop import BackdropPrior

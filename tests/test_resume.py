@@ -35,7 +35,9 @@ def turned():
     return fs.IllusionCanvas(["identity", "negate", "rotate_180", "flip"], SHAPE)
 
 
-def small(method, canvas=wide, *, scheduler=None, network=nonlinear, dtype=torch.float64, seed=0, guided=True, **options):
+def small(
+    method, canvas=wide, *, scheduler=None, network=nonlinear, dtype=torch.float64, seed=0, guided=True, **options
+):
     """A session of a made-up network; ``seed`` None draws from the global generator."""
     prior = fs.FunctionPrior(network, scheduler or ddim(steps_offset=1), SHAPE, dtype=dtype)
     canvas = canvas()
@@ -353,7 +355,9 @@ def test_a_state_of_another_run_is_refused(changes, sentence):
     before = saved(other)
     with pytest.raises(ValueError, match=f"the state is of another run: {sentence}.*: build the session by the call"):
         other.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(saved(other)["states"].values(), before["states"].values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(saved(other)["states"].values(), before["states"].values(), strict=True)
+    )
 
 
 def test_what_is_no_state_is_refused():

@@ -10,8 +10,6 @@ from exact_priors import nonlinear, randn, relative
 from scheduler_cases import (
     EULERS,
     FLOW,
-    PREDICTIONS,
-    ZERO_SNR,
     ancestral,
     ddim,
     ddpm,
@@ -25,7 +23,6 @@ from scheduler_cases import (
 )
 
 import fastsync as fs
-from fastsync import zoo
 
 SHAPE = (2, 4, 6)
 SDE = {"algorithm_type": "sde-dpmsolver++"}

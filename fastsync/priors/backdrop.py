@@ -9,7 +9,6 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import StepTable
-from ..guidance import Guidance
 from ..errors import shown
 from ..guidance import Guidance
 from .base import PipelinePrior, Prior
@@ -102,7 +101,7 @@ class BackdropPrior(PipelinePrior):
         return self._family.pipe
 
     @property
-    def window(self) -> tuple[int, int]:  # type: ignore[override]
+    def window(self) -> tuple[int, int]:
         return self._family.window
 
     @property

@@ -72,7 +72,7 @@ class Prior:
 
     @property
     def has_network(self) -> bool:
-        """Whether the prior hands out its network's own output (:meth:`network`), not only estimates (:meth:`predict`)."""
+        """Whether the prior hands out its network's own output, and not only estimates by a ``predict`` of its own."""
         return type(self).predict is Prior.predict
 
     # ---- the network ------------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ class Prior:
         if isinstance(guidance_scale, Guidance):
             if guidance_scale.interval != (0.0, 1.0):
                 raise ValueError(
-                    f"predict() knows no run that guidance's interval={guidance_scale.interval} could be a part of: pass "
-                    "guidance without an interval."
+                    f"predict() knows no run that guidance's interval={guidance_scale.interval} could be a part of: "
+                    "pass guidance without an interval."
                 )
-            guidance_scale, rescale = guidance_scale.scale, guidance_scale.rescale
+            rescale, guidance_scale = guidance_scale.rescale, guidance_scale.scale
         a, b = self.schedule.coefficients(t.expand(len(x)))
         return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale, rescale)
 

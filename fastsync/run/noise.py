@@ -107,8 +107,8 @@ class Noise:
             self.generator.set_state(state["generator"].cpu())
         except RuntimeError as error:
             raise ValueError(
-                f"the state's generator is of another device than this run's, which is on {self.generator.device}: build "
-                "the session with a generator on the device that the state was taken with."
+                f"the state's generator is of another device than this run's, which is on {self.generator.device}: "
+                "build the session with a generator on the device that the state was taken with."
             ) from error
         self._drawn, self._readers = state["drawn"], dict(state["readers"])
         self._pending = {k: [noise.to(self._device) for noise in noises] for k, noises in state["pending"].items()}
