@@ -96,12 +96,12 @@ class BackdropPrior(PipelinePrior):
         return self.prior
 
     @property
-    def pipe(self) -> Any:  # type: ignore[override]
+    def pipe(self) -> Any:
         """The diffusers pipeline."""
         return self._family.pipe
 
     @property
-    def window(self) -> tuple[int, int]:
+    def window(self) -> tuple[int, int]:  # type: ignore[override]
         return self._family.window
 
     @property
