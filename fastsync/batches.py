@@ -76,5 +76,5 @@ class Batches:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has an error of its own; the CPU's allocator says so in words."""
+    """CUDA raises an error of its own; the CPU's allocator is recognised by its message."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

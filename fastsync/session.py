@@ -17,10 +17,10 @@ from .canvases.base import Canvas
 from .conditions import Conditions
 from .errors import check_choice, check_device, check_int, check_tensor, shape_text, shown
 from .guidance import Guidance
-from .memory import peak_memory
+from .memory import begin_peak, peak_memory
 from .methods.base import Method
 from .priors.base import Prior
-from .resuming import check_same_run, copied, description
+from .resuming import copied, places_of, plain
 from .run import Network, Noise, Run, States, Stepper, Timetable
 from .sampling_checks import (
     check_generator,
@@ -93,8 +93,8 @@ class Session:
         result = session.result()
 
     Between two steps the prior's networks are as their owner left them, and so is the caller's generator but for what
-    has been drawn. ``with session:`` around the loop keeps the networks switched for sampling in between, which saves
-    some milliseconds a step.
+    has been drawn. ``with session:`` around the loop keeps the networks switched for sampling in between. That saves
+    some milliseconds a step, and more where ``channels_last`` copies all convolution weights at each switch.
 
     Args:
         prior, canvas, method, cond, uncond, guidance_scale, num_inference_steps, eta, latents, generator, max_batch,
@@ -151,8 +151,6 @@ class Session:
         sources = method.sources(canvas, views)
         level = scheduling.levels(sources, views)
         device = prior.device if canvas_device is None else check_device("canvas_device", canvas_device)
-        if prior.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(prior.device)
         self.method, self._previews = method, previews
         self._plan = list(scheduling.plan(self.order, views, level, len(table), most))
         with self._counted(stats := Stats()), _plain():
@@ -207,6 +205,7 @@ class Session:
         self._broken = True  # until the step is done
         with self._counted(self.run.stats), self._sampling(), _plain():
             if not self._prepared:
+                begin_peak(self.run.network.device)
                 self.run.network.prepare(self.run.canvas.num_views)
                 self._prepared = True
             finished: int | None = None
@@ -250,7 +249,8 @@ class Session:
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."
                 )
-            run.stats.peak_memory = peak_memory(run.prior.device)
+            peaks = (run.stats.peak_memory, peak_memory(run.network.device))
+            run.stats.peak_memory = max((peak for peak in peaks if peak is not None), default=None)
             self._result = SyncOutput(canvas, views, run.stats, self.method.solver_name(run.prior))
         return self._result
 
@@ -334,7 +334,7 @@ class Session:
             "network": run.network.state_dict(),
             "batches": self._batches.state_dict(),
             "method": self._bound.state_dict(),
-            "stats": run.stats.state_dict(),
+            "stats": {**run.stats.state_dict(), "peak_memory": peak_memory(run.network.device)},
         }
         return dict(copied(state))
 
@@ -348,11 +348,18 @@ class Session:
             raise ValueError(
                 f"the state must be what Session.state_dict() gave (format {_FORMAT}), got {shown(state)}."
             )
-        check_same_run(self._description(), state["run"])
-        run = self.run
+        mine, other = self._description(), state["run"]
+        for name in (*mine, *other):
+            if mine.get(name) != other.get(name):
+                raise ValueError(
+                    f"the state is of another run: there {name} is {shown(other.get(name))}, and here "
+                    f"{shown(mine.get(name))}: build the session by the call that the state was taken from."
+                )
+        run, begun = self.run, self._position or self._broken
+        self._broken = True  # until all of it is there
         with _plain():
             state = copied(state, run.device)
-            if self._position or self._broken:
+            if begun:
                 # What the method knows of steps that this session has taken is nothing to go on with.
                 self._bound = self.method.bind(run)
             run.states.load_state_dict(state["states"])
@@ -368,10 +375,26 @@ class Session:
         self._bar.refresh()
 
     def _description(self) -> dict[str, Any]:
+        """What two sessions must have in common for one to go on with the other's state."""
+        run = self.run
         return {
-            **description(self.run, self.method),
+            "method": type(self.method).__name__,
+            **{name: plain(value) for name, value in vars(self.method).items()},
+            "canvas": f"{type(run.canvas).__name__} of {run.canvas.num_views} views, {list(run.canvas.size)}",
+            "view shape": list(run.prior.view_shape),
+            "where views lie": places_of(run.canvas),
+            "order of views": list(run.order),
+            "what views read": plain(run.sources),
+            "solver": self.method.solver_name(run.prior),
+            "times": run.times.host_times.tolist(),
+            "noise of the steps": run.times.table.sigma.tolist(),
+            "guidance": str(run.network.guidance),
+            "conditions": repr(run.network.given),
+            "num_inference_steps": run.num_inference_steps,
             "order": self.order,
             "max_batch": self._max_batch,
+            "fixed_batches": run.network.buckets is not None,
+            "precision": str(run.dtype),
             "previews": self._previews,
         }
 

@@ -67,8 +67,12 @@ class NoiseSchedule:
 
     @property
     def clips(self) -> bool:
-        """Whether ``clip_prediction`` may change anything."""
+        """Whether ``clip`` may change anything."""
         return bool(self._family.clipping)
+
+    def clip(self, x0: torch.Tensor) -> torch.Tensor:
+        """Apply the scheduler's ``clip_sample`` or dynamic ``thresholding`` to clean estimates [B, C, h, w]."""
+        return self._family.clipping(x0)
 
     def clip_prediction(
         self, x0: torch.Tensor, eps: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor

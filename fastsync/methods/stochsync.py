@@ -23,7 +23,7 @@ FAST_INNER_STEPS = 20
 OVERLAP = 0.05  # share of a view up to which two views count as disjoint
 
 
-@dataclass
+@dataclass(eq=False)
 class StochSync(Method):
     """``x_t = a_t P z + b_t noise``, ``x0 = G(x_t)``, ``z = merge(x0)`` at linearly falling times t (Yeo et al. 2025).
 

@@ -87,13 +87,13 @@ class RewardSum:
                 decoded, shown = self._to_pictures(leaf)
                 pictures = shown.detach().requires_grad_()
             values = self._ask(work, leaf, pictures)
-        self._listen(work, values)
-        spoken = [value for row in values for _, value in row if value.requires_grad]
+        self._check_gradients(work, values)
+        with_gradient = [value for row in values for _, value in row if value.requires_grad]
         total = torch.zeros_like(leaf)
-        if not spoken:
+        if not with_gradient:
             return total
         wanted = [leaf] if pictures is None else [leaf, pictures]
-        direct, *through = torch.autograd.grad(spoken, wanted, allow_unused=True)
+        direct, *through = torch.autograd.grad(with_gradient, wanted, allow_unused=True)
         if direct is not None:
             total = total + direct
         if decoded is not None and through[0] is not None and decoded.requires_grad:
@@ -162,7 +162,7 @@ class RewardSum:
             )
         return decoded, decoded.to(x0.dtype) * 0.5 + 0.5
 
-    def _listen(self, work: Work, values: list[list[tuple[int, torch.Tensor]]]) -> None:
+    def _check_gradients(self, work: Work, values: list[list[tuple[int, torch.Tensor]]]) -> None:
         """Refuse a reward without gradient: one that gave none once every view has been asked about.
 
         It may be constant for some views, e.g. the first one when it compares with earlier ones, so a canvas of one

@@ -170,7 +170,9 @@ def test_loss_and_gradient_on_a_linear_gaussian_prior():
     mask[..., :2] = 1
     pull, kappa, w, c = torch.tensor([1.3, 0.4]).double(), torch.tensor([0.7, 2.0]).double(), 1.9, 0.25
 
-    query = Query(prior, fs.Stats(), None, 0.0, t, a, b, torch.ones_like(a), fs.Conditions({"cond": mu}), None)
+    query = Query(
+        prior, prior.device, fs.Stats(), None, 0.0, t, a, b, torch.ones_like(a), fs.Conditions({"cond": mu}), None
+    )
     place = torch.tensor([[0, 0, 0], [1, 0, 0]])
     ones = torch.ones(2, dtype=torch.float64)
 
