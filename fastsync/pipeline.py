@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +13,11 @@ from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
 from .diffusion import SolverChoice
-from .errors import check_choice, check_device, check_int, check_number, shown
+from .errors import check_choice, check_device, check_int, shown
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
+from .guidance import Guidance
+from .loading import load
 from .masks import read_masks
 from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
@@ -61,7 +62,7 @@ class SyncPipeline:
         self,
         pipe: Any,
         *,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Guidance | None = None,
         solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
@@ -74,8 +75,8 @@ class SyncPipeline:
         self._solver: SolverChoice = solver
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
         prior = self._prior()  # refuses early what no task could use
-        chosen = prior.default_guidance if guidance_scale is None else guidance_scale
-        self.guidance_scale = check_number("guidance_scale", chosen)
+        self.guidance_scale = prior.default_guidance if guidance_scale is None else guidance_scale
+        Guidance.of(self.guidance_scale)  # refuses early what is no guidance
 
     @classmethod
     def from_zoo(
@@ -139,12 +140,12 @@ class SyncPipeline:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
         if controlnet is None:
-            pipe = _load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
+            pipe = load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
         else:
             if not isinstance(controlnet, (str, os.PathLike)):
                 raise TypeError(f"controlnet must be a folder or a model's name, got {shown(controlnet)}.")
-            net = _load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
-            pipe = _load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
+            net = load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
+            pipe = load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(device)
         # Forward and backward are 7 to 10 % faster in this layout on a CPU; on a GPU nobody has measured it.
@@ -474,27 +475,6 @@ class SyncPipeline:
             cameras, texture_size, view_prompts, reunwrap, rasterizer, agreement, shared_attention, conditioning_scale
         )
         return texture(self._prior, self.name, mesh, prompt, given, self.guidance_scale, options)
-
-
-def _load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:
-    """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
-    import diffusers
-
-    # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
-    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
-    keyword = "dtype" if release >= (0, 42) else "torch_dtype"
-    try:
-        return kind.from_pretrained(model, **{keyword: dtype}, **parts)
-    except (OSError, ValueError, AttributeError, ImportError) as error:
-        # The libraries' own messages run over many sentences (all of them stay in the chained error).
-        reason = " ".join(str(error).split()) or type(error).__name__
-        reason = reason if len(reason) <= 120 else reason[:117] + "..."
-        folder = os.path.isdir(model)
-        found = f"the folder holds no complete {what}" if folder else "it is no folder, nor to be had from the hub"
-        raise ValueError(
-            f"{argument} {shown(model)} could not be loaded, {found} ({reason}): check the name, or use "
-            "SyncPipeline.from_zoo()."
-        ) from error
 
 
 def _decode(prior: PipelinePrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:

@@ -128,16 +128,17 @@ def checked_conditions(
         check_alike(given, given_uncond)
     if guidance.scale == 1.0:
         given_uncond = None
+    device = prior.device
     memo: dict[int, torch.Tensor] = {}
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         # What both halves share stays shared.
         if id(tensor) not in memo:
-            memo[id(tensor)] = recordable(tensor.to(prior.device))
+            memo[id(tensor)] = recordable(tensor.to(device))
         return memo[id(tensor)]
 
     # Mapped while the caller's own tensors are alive, which the memo's keys are the addresses of.
-    on_device = [c if c is None else c.map(moved).to(prior.device) for c in (given, given_uncond)]
+    on_device = [c if c is None else c.map_all(moved) for c in (given, given_uncond)]
     return on_device[0], on_device[1]
 
 

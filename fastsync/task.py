@@ -161,7 +161,7 @@ def run(
     prompts: Sequence[str],
     paint: Callable[[SyncOutput], torch.Tensor],
     parameters: Mapping[str, Any],
-    guidance_scale: float,
+    guidance_scale: float | Guidance,
     options: Options,
     conditioner: Conditioner | None = None,
 ) -> SyncPipelineOutput:

@@ -228,12 +228,12 @@ shared = Conditions({"text": ones(1, 5)}, {"ids": ones(3)})
         ({"a": ones(1, 5), "b": "text"}, None, TypeError, ["'b'", "'text'", "shared={...}"]),
         ({"a": [ones(1), "text"]}, None, TypeError, ["'a'", "torch.Tensor or a list of them"]),
         ({}, None, ValueError, ["at least one value", "pass None"]),
-        ({"a": []}, None, ValueError, ["'a'", "one row or more"]),
-        ({"a": torch.tensor(1.0)}, None, ValueError, ["'a'", "one row or more", "[]"]),
+        ({"a": []}, None, ValueError, ["'a'", "a row for each view"]),
+        ({"a": torch.tensor(1.0)}, None, ValueError, ["'a'", "a row for each view", "[]"]),
         ({3: ones(1)}, None, TypeError, ["name", "string", "3"]),
         ((ones(1, 5), ones(1, 2)), None, TypeError, ["cond", "Conditions({'text': ..., 'control': ...})"]),
         ([ones(1, 5), ones(1, 5)], None, TypeError, ["cond", "torch.Tensor or fastsync.Conditions"]),
-        (ones(1, 5), "grey", TypeError, ["uncond", "'grey'"]),
+        (ones(1, 5), "grey", TypeError, ["uncond", "str"]),
         ({"a": ones(1, 5), "b": ones(1, 2) / 0}, None, ValueError, ["cond['b']", "infinite"]),
         ({"a": [ones(1) / 0]}, None, ValueError, ["cond['a']", "infinite"]),
         ({"a": ones(1, 5), "b": ones(1, 2)}, ones(1, 5), ValueError, ["same shape", "(a: [5], b: [2])", "[5]"]),
@@ -265,3 +265,14 @@ def test_shared_values_are_compared_whatever_they_are():
         with pytest.raises(ValueError, match="the shared condition 'ids'"):
             check_alike(Conditions({}, {"ids": value}), Conditions({}, {"ids": other}))
     check_views("cond", Conditions({"a": [ones(2)] * 3, "b": ones(1, 2)}), 3)
+
+
+def test_conditions_cannot_be_changed_and_are_equal_to_themselves_alone():
+    rows = [ones(2), ones(3)]
+    cond = Conditions({"a": rows}, {"ids": ones(3)})
+    rows.append(ones(4))
+    assert len(cond["a"]) == 2
+    for view in (cond.rows, cond.shared):
+        with pytest.raises(TypeError):
+            view["a"] = ones(1)
+    assert cond == cond and cond != Conditions({"a": rows}, {"ids": ones(3)}) and len({cond, cond}) == 1

@@ -72,8 +72,8 @@ class Prior:
 
     @property
     def has_network(self) -> bool:
-        """Whether the prior hands out its network's own output (:meth:`network`), not only estimates."""
-        return type(self).network is not Prior.network
+        """Whether the prior hands out its network's own output, and not only estimates by a ``predict`` of its own."""
+        return type(self).predict is Prior.predict
 
     # ---- the network ------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Prior:
         t: torch.Tensor,
         cond: Any = None,
         uncond: Any = None,
-        guidance_scale: float | torch.Tensor = 7.5,
+        guidance_scale: float | torch.Tensor | Guidance = 7.5,
     ) -> Prediction:
         """Guided estimates at noisy views; differentiable in x.
 
@@ -113,10 +113,18 @@ class Prior:
             t: [B] or [1], times as the scheduler has them.
             cond, uncond: conditions of B views or of one, as in :func:`fastsync.sample`; with ``uncond`` both halves
                 run in one batch of 2 B rows.
-            guidance_scale: s, one number or [B]; used only with ``uncond``.
+            guidance_scale: s, one number or [B], or guidance without an interval; used only with ``uncond``.
         """
+        rescale = 0.0
+        if isinstance(guidance_scale, Guidance):
+            if guidance_scale.interval != (0.0, 1.0):
+                raise ValueError(
+                    f"predict() knows no run that guidance's interval={guidance_scale.interval} could be a part of: "
+                    "pass guidance without an interval."
+                )
+            rescale, guidance_scale = guidance_scale.rescale, guidance_scale.scale
         a, b = self.schedule.coefficients(t.expand(len(x)))
-        return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
+        return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale, rescale)
 
     def raw(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, uncond: Any = None) -> torch.Tensor:
         """The settled network output [B, C, h, w], arguments as of :meth:`predict`.

@@ -13,11 +13,11 @@ from ..errors import check_int, check_number, check_pair
 from ..guidance import Guidance
 from .base import PipelinePrior, strings
 from .codecs import VaeCodec
-from .registry import register
+from .registry import built_in
 from .runtime import Runtime
 
 
-@register("FluxPipeline")
+@built_in("FluxPipeline")
 class FluxPrior(PipelinePrior):
     """The prior inside a diffusers ``FluxPipeline`` (dev, schnell and fine-tunes), on its device, in its dtype.
 

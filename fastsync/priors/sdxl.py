@@ -11,12 +11,12 @@ from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from .codecs import VaeCodec
 from .diffusers_unet import DiffusersPrior
-from .registry import register
+from .registry import built_in
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
 
-@register("StableDiffusionXLPipeline")
+@built_in("StableDiffusionXLPipeline")
 class SDXLPrior(DiffusersPrior):
     """The prior inside a ``StableDiffusionXLPipeline`` (a base model), on its device, in its dtype.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,6 +28,9 @@ class Network:
         times: the run's step table.
         stats: the run's account, in which every row is counted.
         buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
+
+    Attributes:
+        device: the prior's.
     """
 
     def __init__(
@@ -40,7 +44,9 @@ class Network:
         buckets: Sequence[int] | None = None,
     ) -> None:
         self.prior, self.cond, self.uncond, self.guidance = prior, cond, uncond, guidance
+        self.given = (cond, uncond)
         self.stats, self.buckets, self._times = stats, buckets, times
+        self.device = prior.device
         self._scales = guidance.scales(len(times))
         self._scale_column = torch.tensor(self._scales, dtype=torch.float64, device=times.table.a.device)
 
@@ -52,6 +58,14 @@ class Network:
         """Pad no batch beyond ``most`` views, because more do not fit the memory."""
         if self.buckets is not None:
             self.buckets = [*(size for size in self.buckets if size < most), most]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The batch sizes that calls are padded to."""
+        return {"buckets": self.buckets}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with those sizes."""
+        self.buckets = state["buckets"]
 
     def query(self, work: Work) -> Query:
         """The question about a batch of work, to be asked at any x."""
@@ -77,4 +91,5 @@ class Network:
         guided = self.uncond is not None and any(self._scales[k] != 1.0 for _, k in work)
         cond = None if self.cond is None else self.cond.select(views)
         uncond = self.uncond.select(views) if guided and self.uncond is not None else None
-        return Query(self.prior, self.stats, self.buckets, self.guidance.rescale, t, a, b, scale, cond, uncond)
+        told = (self.prior, self.device, self.stats, self.buckets, self.guidance.rescale)
+        return Query(*told, t, a, b, scale, cond, uncond)

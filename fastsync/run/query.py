@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class Query:
 
     Args:
         prior: who is asked.
+        device: the prior's. Asked for once a run, because a pipeline searches all its modules for it.
         stats: the run's account, in which every row is counted.
         buckets: ascending batch sizes that the network is called with, smaller batches being padded; None: any size.
         rescale: of guidance, from 0 to 1.
@@ -69,6 +71,7 @@ class Query:
     def __init__(
         self,
         prior: Prior,
+        device: torch.device,
         stats: Stats,
         buckets: Sequence[int] | None,
         rescale: float,
@@ -79,7 +82,7 @@ class Query:
         cond: Conditions | None,
         uncond: Conditions | None,
     ) -> None:
-        self.prior, self.stats, self.buckets, self.rescale = prior, stats, buckets, rescale
+        self.prior, self.device, self.stats, self.buckets, self.rescale = prior, device, stats, buckets, rescale
         self.t, self.a, self.b, self.scale, self.cond, self.uncond = t, a, b, scale, cond, uncond
         self.count, self.halves = len(t), 1 if uncond is None else 2
         self._extra = next((size - self.count for size in buckets or () if size >= self.count), 0)
@@ -90,11 +93,17 @@ class Query:
         """Whether the estimates are linear in the network's output, so that gradients around it have a closed form."""
         return not self.prior.schedule.clips and (not self.rescale or self.uncond is None)
 
+    @cached_property
+    def _half(self) -> bool:
+        """Whether the network computes in half precision."""
+        return self.prior.dtype in (torch.float16, torch.bfloat16)
+
     def items(self, chosen: Sequence[int], rows: torch.Tensor) -> Query:
         """The question about some of the batch's items; ``rows`` is ``chosen``, int64 [B'], where the states are."""
         cond, uncond = (c if c is None else c.select(chosen) for c in (self.cond, self.uncond))
         t, a, b, scale = (column[rows] for column in (self.t, self.a, self.b, self.scale))
-        return Query(self.prior, self.stats, self.buckets, self.rescale, t, a, b, scale, cond, uncond)
+        told = (self.prior, self.device, self.stats, self.buckets, self.rescale)
+        return Query(*told, t, a, b, scale, cond, uncond)
 
     def predict(self, x: torch.Tensor) -> Prediction:
         """The prior's estimates at x [B, C, h, w]; differentiable in x."""
@@ -149,11 +158,10 @@ class Query:
         if evaluation.through == "cond" and evaluation.kind != ESTIMATES:
             cotangent = cotangent[len(x) :]
         self.stats.gradients += len(x) * (1 if evaluation.through == "cond" else self.halves)
-        half = self.prior.dtype in (torch.float16, torch.bfloat16)
-        scale = peak if half else None
+        scale = peak if self._half else None
         if not raw.requires_grad:
             return torch.zeros_like(x), scale
-        if half:
+        if self._half:
             cotangent = ops.scale_cotangent(cotangent, peak, raw.dtype)
         return torch.autograd.grad(raw, x, cotangent.to(raw.dtype))[0], scale
 
@@ -173,7 +181,7 @@ class Query:
                 "gives estimates alone: use rescale=0, or override network() in place of predict()."
             )
         self.stats.padded += self._extra * self.halves
-        views, t, scale = (self._filled(c).to(self.prior.device) for c in (x, self.t, self.scale))
+        views, t, scale = (self._filled(c).to(self.device) for c in (x, self.t, self.scale))
         cond, uncond = (c if c is None else c.filled(self._extra) for c in (self.cond, self.uncond))
         with self._serving(deep, "both", self.halves):
             prediction = self.prior.predict(views, t, cond, uncond, scale)
@@ -206,12 +214,12 @@ class Query:
         given = torch.cat(self._pieces(x) * halves) if halves > 1 or self._extra else x
         t, cond, a, b = self._asked[half]
         with self._serving(deep, half, halves):
-            raw = self.prior.rows(given.to(self.prior.device), t, cond, a, b).to(x.device)
+            raw = self.prior.rows(given.to(self.device), t, cond, a, b).to(x.device)
         return raw.unflatten(0, (halves, -1))[:, : self.count].flatten(0, 1) if self._extra else raw
 
     def _rows_of(self, half: Half) -> _Rows:
         """Times, conditions and coefficients of a call's rows, on the prior's device."""
-        columns = [self._filled(column).to(self.prior.device) for column in (self.t, self.a, self.b)]
+        columns = [self._filled(column).to(self.device) for column in (self.t, self.a, self.b)]
         cond = self.uncond if half == "uncond" else self.cond
         cond = None if cond is None else cond.filled(self._extra)
         if half == "both" and self.uncond is not None and cond is not None:

@@ -78,11 +78,11 @@ class Run:
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] to the prior's sample units, in the states' precision and place."""
-        return self.prior.encode(pixels.to(self.prior.device)).to(self.device, self.dtype)
+        return self.prior.encode(pixels.to(self.network.device)).to(self.device, self.dtype)
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
         """Clean views [B, C, h, w] to pixels, in the decoder's precision, where the states are."""
-        return self.prior.decode(x0.to(self.prior.device)).to(self.device)
+        return self.prior.decode(x0.to(self.network.device)).to(self.device)
 
     def in_canvas_units(self, x0: torch.Tensor) -> torch.Tensor:
         """Clean views [B, C, h, w] in the canvas's units; what the decoder puts beyond white and black is no pixel."""
