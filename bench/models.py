@@ -41,10 +41,7 @@ _SDXL = {
 
 @dataclass
 class Network:
-    """A frozen network with what it is asked: one prompt for all views.
-
-    Called like a UNet of diffusers; ``rows`` of a batch may have times of their own.
-    """
+    """A frozen network with what it is asked: one prompt for all views. Called as ``FunctionPrior`` calls a network."""
 
     module: nn.Module
     scheduler: Any
@@ -63,23 +60,15 @@ class Network:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def __call__(
-        self, x: Tensor, t: Tensor | int, encoder_hidden_states: Tensor, return_dict: bool = False
-    ) -> tuple[Tensor]:
-        # A number is not copied from the host, which would wait for the GPU in every call of the references.
-        t = t.expand(len(x)) if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
-        states = encoder_hidden_states.to(self.dtype)
-        return self.module(x, timestep=t, encoder_hidden_states=states, return_dict=return_dict, **self.extra(len(x)))
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The network's output [B, C, h, w] for x, times [B] and text states [B, L, D]."""
+        given = {"encoder_hidden_states": cond.to(self.dtype), "return_dict": False, **self.extra(len(x))}
+        raw: Tensor = self.module(x.to(self.dtype), timestep=t, **given)[0]
+        return raw
 
     def prior(self) -> fs.FunctionPrior:
         """As the sampler sees it."""
-        return fs.FunctionPrior(
-            lambda x, t, cond: self(x, t, cond)[0],
-            self.scheduler,
-            self.view_shape,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        return fs.FunctionPrior(self, self.scheduler, self.view_shape, device=self.device, dtype=self.dtype)
 
 
 def load(name: str, device: str, dtype: torch.dtype) -> Network:

@@ -16,7 +16,7 @@ from torch import Tensor
 import fastsync as fs
 from bench import reference
 from bench.models import load
-from fastsync.priors import Compiler
+from fastsync.priors import Runtime
 from fastsync.stats import Stats
 
 REFERENCE, ALONE = "reference", "network alone"
@@ -111,7 +111,7 @@ class Course:
         self.canvas = fs.WideCanvas((h, w + (race.views - 1) * stride), (h, w), stride)
         generator = torch.Generator().manual_seed(0)
         self.noise = [torch.randn(1, c, *self.canvas.size, generator=generator).to(device) for _ in STOCHSYNC_TIMES]
-        self._compilers: dict[str, Compiler] = {}
+        self._runtimes: dict[str, Runtime] = {}  # what is compiled once serves all rounds
 
     def run(self, variant: str, steps: int | None = None) -> tuple[Tensor | None, Figures]:
         """The picture that a variant makes (none by ``ALONE``), and what it spent."""
@@ -130,11 +130,13 @@ class Course:
     def _sample(
         self, prior: fs.FunctionPrior, order: str, steps: int, compile: str = "", watch: NetworkWatch | None = None
     ) -> fs.SyncOutput:
-        network, race = self.network, self.race
-        if compile and compile not in self._compilers:
-            self._compilers[compile] = Compiler(network.module, compile)  # type: ignore[arg-type]
-        stochastic = race.method == "StochSync"
-        with self._compilers[compile].on() if compile else nullcontext(), watch.on(prior) if watch else nullcontext():
+        network = self.network
+        if compile:
+            if compile not in self._runtimes:
+                self._runtimes[compile] = Runtime([network.module], compile=compile)  # type: ignore[arg-type]
+            prior.runtime = self._runtimes[compile]
+        stochastic = self.race.method == "StochSync"
+        with watch.on(prior) if watch else nullcontext():
             return fs.sample(
                 prior,
                 self.canvas,
@@ -158,15 +160,18 @@ class Course:
         return getattr(fs, self.race.method)()
 
     def _reference(self, variant: str, steps: int) -> tuple[Tensor, Figures]:
-        network = self.network
+        network, z = self.network, self.noise[0]
         model = reference.Model(network, network.scheduler, network.cond, network.uncond, network.guidance_scale)
-        place = (self.canvas.origins, self.canvas.window)
+        place = reference.Windows(self.canvas.origins, self.canvas.window, self.canvas.size)
         name = self.race.method.lower() + ("_batched" if variant.endswith("batched") else "")
         if name == "stochsync":
-            picture = reference.stochsync(model, self.noise.__getitem__, *place, steps, STOCHSYNC_TIMES)
+            picture = reference.stochsync(model, self.noise.__getitem__, place, steps, STOCHSYNC_TIMES)
+        elif name in ("syncsde", "syncvc"):
+            views = torch.cat([place.view(z, i) for i in range(len(place))])
+            picture, _ = getattr(reference, name)(model, views, place, steps)
         else:
             extra: tuple[Any, ...] = (network.decode, mean_colour) if name == "syncdiffusion" else ()
-            picture = getattr(reference, name)(model, self.noise[0], *place, steps, *extra)
+            picture = getattr(reference, name)(model, z, place, steps, *extra)
         return picture, Figures(model.rows)
 
     def _alone(self) -> tuple[None, Figures]:
@@ -175,7 +180,7 @@ class Course:
         for rows, gradient in self._calls:
             x = self._inputs[:rows].requires_grad_(gradient)
             with torch.set_grad_enabled(gradient):
-                raw = network(x, self._times[:rows], network.cond.expand(rows, -1, -1))[0]
+                raw = network(x, self._times[:rows], network.cond.expand(rows, -1, -1))
             if gradient:
                 torch.autograd.grad(raw, x, raw.detach())
             figures.rows += rows

@@ -55,9 +55,8 @@ def test_estimates_are_those_of_the_rescaled_prediction(kind):
     x = randn(3, *SHAPE, seed=5)
     a, b = prior.schedule.coefficients(t)
     scale = torch.tensor([4.0, 1.0, 2.5], dtype=torch.float64)  # in the middle nothing is guided, so nothing rescaled
-    query = Query(
-        prior, fs.Stats(), None, 0.7, t, a, b, scale, fs.Conditions({"cond": COND}), fs.Conditions({"cond": UNCOND})
-    )
+    halves = (fs.Conditions({"cond": half}) for half in (COND, UNCOND))
+    query = Query(prior, prior.device, fs.Stats(), None, 0.7, t, a, b, scale, *halves)
     raw = [nonlinear(x, t, c) for c in (UNCOND, COND)]
     guided = raw[0] + scale[:, None, None, None] * (raw[1] - raw[0])
     expected = torch.where(
@@ -198,7 +197,7 @@ def test_gradients_through_rescaled_guidance_are_those_of_finite_differences(kin
     a, b = prior.schedule.coefficients(t)
     scale = torch.tensor([4.0, 1.0, 2.5], dtype=torch.float64)
     halves = [fs.Conditions({"cond": c}) for c in (COND, UNCOND)]
-    query = Query(prior, fs.Stats(), buckets, 0.7, t, a, b, scale, *halves)
+    query = Query(prior, prior.device, fs.Stats(), buckets, 0.7, t, a, b, scale, *halves)
     x, weights = randn(3, *SHAPE, seed=5), randn(6, *SHAPE, seed=6)
 
     def value(x):

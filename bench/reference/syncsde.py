@@ -1,4 +1,4 @@
-"""SyncSDE (Lee 2025) on a row of windows: each follows the one before it, as it was before the step."""
+"""SyncSDE (Lee 2025): each view follows those before it, as they were before the step."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.reference.model import Model, crop
+from bench.reference.cells import Cells
+from bench.reference.coupling import Rule, pulls
+from bench.reference.model import Model
+from bench.reference.windows import Windows
 
 
 @torch.no_grad()
 def syncsde(
     model: Model,
-    z: Tensor,
-    origins: Sequence[tuple[int, int]],
-    window: tuple[int, int],
+    views: Tensor,
+    place: Windows | Cells,
     steps: int,
+    *,
     inv_lambda: float = 5.0,
-) -> Tensor:
-    """The canvas [1, C, h, W] from noise z of its shape, later windows pasted over earlier ones."""
-    windows = [crop(z, origin, window) for origin in origins]
-    for step in model.steps(steps):
-        before = list(windows)
-        for i, (_, left) in enumerate(origins):
-            x0, eps = model.predict(windows[i], step)
-            if i:
-                shift = left - origins[i - 1][1]
-                shared = window[1] - shift
-                eps[..., :shared] += (
-                    (before[i][..., :shared] - before[i - 1][..., shift:]) * inv_lambda * step.progress / step.b
-                )
-                x0 = (windows[i] - step.b * eps) / step.a
-            windows[i] = step.a_next * x0 + step.b_next * eps
-    z = z.clone()
-    for origin, x in zip(origins, windows, strict=True):
-        crop(z, origin, window)[...] = x
-    return z
+    coupling: Rule = "published",
+    eta: float = 0.0,
+    noise: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """The canvas, later views painted over earlier ones, and the views, from noisy views [N, C, h, w].
+
+    ``noise[k]`` is step k's, a canvas; it is read where eta is above 0.
+    """
+    states = dict(enumerate(views.split(1)))
+    for k, step in enumerate(model.steps(steps, eta)):
+        _, g = pulls(model, step, inv_lambda, coupling)
+        before = dict(states)
+        for i, x in before.items():
+            x0, eps = model.predict(x, step, [i])
+            stepped = step.a_next * x0 + step.direction * eps
+            part = place.seen(i, range(i))
+            if part is not None:
+                stepped[part] -= g * (x[part] - place.shown(i, before, range(i)))
+            states[i] = stepped + step.sigma * place.view(noise[k], i) if eta else stepped
+    return place.painted(states, range(len(states))), torch.cat(list(states.values()))

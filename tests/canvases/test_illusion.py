@@ -3,9 +3,9 @@
 import pytest
 import torch
 from exact_priors import ddim, nonlinear, randn, relative
-from reference_syncvc import run_syncvc
 
 import fastsync as fs
+from bench import reference
 from fastsync.canvases.illusion_views import VIEWS
 
 EXPECTED = {
@@ -104,10 +104,8 @@ def test_syncvc_is_the_reference(names, order):
     cond, z = 0.5 * randn(len(names), *shape, seed=1), randn(1, *shape, seed=3)
     generator = torch.Generator().manual_seed(7)
     noise = [torch.randn(1, *shape, generator=generator, dtype=torch.float64) for _ in range(steps)]
-    expected, picture = run_syncvc(
-        nonlinear, ddim(steps_offset=1), steps, canvas.project(z), (side, side), None, cond, iterations=3, eta=0.5,
-        noise=noise, maps=maps, signs=signs,
-    )  # fmt: skip
+    model, place = reference.Model(nonlinear, ddim(steps_offset=1), cond), reference.Cells(maps, (side, side), signs)
+    picture, expected = reference.syncvc(model, canvas.project(z), place, steps, iterations=3, eta=0.5, noise=noise)
     out = fs.sample(
         prior, canvas, fs.SyncVC(iterations=3), cond=cond, latents=z, num_inference_steps=steps, eta=0.5, order=order,
         generator=torch.Generator().manual_seed(7),

@@ -9,9 +9,9 @@ import torch
 from exact_priors import ddim, nonlinear, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_syncvc import run_syncvc
 
 import fastsync as fs
+from bench import reference
 from fastsync import WideCanvas
 
 ORDER_SEEDS = st.integers(0, 2**16)
@@ -201,10 +201,11 @@ def test_chains_on_grids_that_close(loop, size, iterations):
     cond, z = 0.5 * randn(canvas.num_views, 2, 4, 4, seed=1), randn(1, 2, *size)
     generator = torch.Generator().manual_seed(2)
     noise = [torch.randn(1, 2, *size, generator=generator, dtype=torch.float64) for _ in range(steps)]
-    expected, painted = run_syncvc(
-        nonlinear, ddim(steps_offset=1), steps, canvas.project(z), size, canvas.origins, cond,
-        iterations=iterations, eta=0.5, noise=noise,
-    )  # fmt: skip
+    model = reference.Model(nonlinear, ddim(steps_offset=1), cond)
+    place = reference.Cells.of_windows(canvas.origins, canvas.window, size)
+    painted, expected = reference.syncvc(
+        model, canvas.project(z), place, steps, iterations=iterations, eta=0.5, noise=noise
+    )
     # SyncVC without iterations is SyncSDE.
     for method in [fs.SyncVC(iterations=iterations)] + [fs.SyncSDE()] * (iterations == 0):
         for order in method.orders:

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from exact_priors import Counting, ddim, flow, nonlinear, randn, relative
-from reference_syncvc import run_syncvc
 
 import fastsync as fs
+from bench import reference
 
 CANVASES = {
     "chain": lambda: fs.WideCanvas((4, 13), (4, 6), 4),
@@ -55,11 +55,12 @@ def test_it_is_syncvc_without_iterations(name, coupling, eta):
     assert relative(out.views, other.views) < 1e-12 and relative(out.canvas, other.canvas) < 1e-12
     generator = torch.Generator().manual_seed(7)
     noise = [torch.randn(1, 2, *canvas.size, generator=generator, dtype=torch.float64) for _ in range(steps)]
-    expected, _ = run_syncvc(
-        nonlinear, ddim(steps_offset=1), steps, canvas.project(z), canvas.size, canvas.origins, cond,
-        iterations=0, inv_lambda=3.0, coupling=coupling, eta=eta, noise=noise if eta else None,
-    )  # fmt: skip
-    assert relative(out.views, expected) < 1e-9
+    place = reference.Cells.of_windows(canvas.origins, canvas.window, canvas.size)
+    settings = {"inv_lambda": 3.0, "coupling": coupling, "eta": eta, "noise": noise}
+    for function, more in ((reference.syncvc, {"iterations": 0}), (reference.syncsde, {})):
+        model = reference.Model(nonlinear, ddim(steps_offset=1), cond)
+        picture, expected = function(model, canvas.project(z), place, steps, **settings, **more)
+        assert relative(out.views, expected) < 1e-9 and relative(out.canvas, picture) < 1e-9
 
 
 def test_all_views_of_a_step_are_one_call():

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from exact_priors import Counting, Gaussian, ddim, flow, nonlinear, randn, relative
-from reference_syncvc import run_syncvc
 
 import fastsync as fs
+from bench import reference
 from fastsync import ops
 from fastsync.rewards import Overlap, Perceptual, Reward, Style
 from fastsync.run import Query
@@ -28,13 +28,13 @@ def setup(name="chain", channels=2, steps_offset=1, **config):
 CASES = [
     ("chain", {}),
     ("chain", {"iterations": 0}),
-    ("chain", {"iterations": 1, "gamma": 0.4}),
-    ("chain", {"eta": 0.7, "kl_scheme": "ddim", "kappa": 2.0}),
-    ("chain", {"cost": 0.3, "lr": lambda k: 0.05 * 0.5**k, "w": 3.0, "inv_lambda": 1.0}),
+    ("chain", {"iterations": 1, "control_strength": 0.4}),
+    ("chain", {"eta": 0.7, "kl_scheme": "ddim", "kl_weight": 2.0}),
+    ("chain", {"control_cost": 0.3, "lr": lambda k: 0.05 * 0.5**k, "reward_weight": 3.0, "inv_lambda": 1.0}),
     ("chain", {"coupling": "stable", "eta": 0.7}),
     ("chain", {"inv_lambda": 0.0}),
     ("loop", {"eta": 0.7}),
-    ("loop", {"iterations": 0, "order": [2, 0, 1]}),
+    ("loop", {"iterations": 0, "view_order": [2, 0, 1]}),
     ("loop", {"reward": lambda x0, earlier, i: (i + 1) * torch.sin(x0).sum() + sum((x0 * e).sum() for e in earlier)}),
     ("grid", {"iterations": 3, "kl_scheme": "ddim"}),
     ("grid", {"iterations": 0, "eta": 0.7}),
@@ -47,28 +47,16 @@ def test_a_whole_run_agrees_with_the_reference(name, options, guidance):
     prior, canvas, cond, uncond, z = setup(name)
     steps, scale = 4, 3.0
     uncond = uncond if guidance else None
-    names = {"w": "reward_weight", "kappa": "kl_weight", "gamma": "control_strength", "cost": "control_cost"}
-    names |= {"order": "view_order"}
-    given = {names.get(k, k): v for k, v in options.items() if k not in ("eta", "reward")}
+    given = {k: v for k, v in options.items() if k not in ("eta", "reward")}
     method = fs.SyncVC(
         **{"iterations": 5, "lr": 0.02, **given}, rewards=[options["reward"]] if "reward" in options else None
     )
     eta = options.get("eta", 0.0)
     generator = torch.Generator().manual_seed(7)
     noise = [torch.randn(1, 2, *canvas.size, generator=generator, dtype=torch.float64) for _ in range(steps)]
-    expected, picture = run_syncvc(
-        nonlinear,
-        ddim(steps_offset=1),
-        steps,
-        canvas.project(z),
-        canvas.size,
-        canvas.origins,
-        cond,
-        uncond.expand(len(cond), -1, -1, -1) if guidance else None,
-        scale,
-        noise=noise if eta else None,
-        **options,
-    )
+    model = reference.Model(nonlinear, ddim(steps_offset=1), cond, uncond, scale)
+    place = reference.Cells.of_windows(canvas.origins, canvas.window, canvas.size)
+    picture, expected = reference.syncvc(model, canvas.project(z), place, steps, noise=noise, **options)
     for order in ("sequential", "wavefront"):
         out = fs.sample(
             prior,
@@ -93,21 +81,14 @@ def test_the_reference_is_sensitive():
     _, canvas, cond, _, z = setup()
 
     def run(**options):
-        return run_syncvc(
-            nonlinear,
-            ddim(steps_offset=1),
-            3,
-            canvas.project(z),
-            canvas.size,
-            canvas.origins,
-            cond,
-            iterations=2,
-            **options,
-        )[0]
+        model = reference.Model(nonlinear, ddim(steps_offset=1), cond)
+        place = reference.Cells.of_windows(canvas.origins, canvas.window, canvas.size)
+        return reference.syncvc(model, canvas.project(z), place, 3, iterations=2, **options)[1]
 
     base = run()
-    changes = [{"w": 2.0}, {"kappa": 2.0}, {"gamma": 0.9}, {"inv_lambda": 4.0}, {"cost": 0.5}, {"lr": 0.03}]
-    for change in changes + [{"kl_scheme": "ddim"}, {"coupling": "stable"}, {"order": [1, 0, 2]}]:
+    changes = [{"reward_weight": 2.0}, {"kl_weight": 2.0}, {"control_strength": 0.9}, {"inv_lambda": 4.0}]
+    changes += [{"control_cost": 0.5}, {"lr": 0.03}]
+    for change in changes + [{"kl_scheme": "ddim"}, {"coupling": "stable"}, {"view_order": [1, 0, 2]}]:
         assert relative(run(**change), base) > 1e-6, change
 
 
