@@ -10,6 +10,7 @@ from .. import ops
 from ..diffusion import solver_estimate
 from ..priors.base import Prediction
 from ..scheduling import Work
+from ..transfer import to_device
 from .noise import Noise
 from .states import Address, States
 from .timetable import Timetable
@@ -76,7 +77,7 @@ class Stepper:
         first_order = [estimates.moved or self._moved[i] == k for i, k in work]
         if any(first_order):
             keep = torch.tensor([not first for first in first_order], dtype=ahead.dtype)
-            ahead = ahead * keep.to(ahead.device)
+            ahead = ahead * to_device(keep, ahead.device)
         # Before the first step there is none to look back at: the table's extrapolation is 0 there.
         last = self._states.estimates([(i, max(k - 1, 0)) for i, k in work])
         x0, eps = estimates.prediction
