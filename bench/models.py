@@ -90,7 +90,15 @@ def _scenes(device: torch.device, dtype: torch.dtype) -> Network:
     prior = fs.DiffusersPrior(sync.pipe)
     cond, uncond = prior.encode_prompt("mountains")
     scheduler = diffusers.DDIMScheduler.from_config(sync.pipe.scheduler.config)
-    return Network(sync.pipe.unet, scheduler, prior.view_shape, cond, uncond, sync.guidance_scale, decode=prior.decode)
+    return Network(
+        sync.pipe.unet,
+        scheduler,
+        prior.view_shape,
+        cond,
+        uncond,
+        fs.Guidance.of(sync.guidance_scale).scale,
+        decode=prior.decode,
+    )
 
 
 def _nothing(device: torch.device, dtype: torch.dtype) -> Callable[[int], dict[str, Any]]:

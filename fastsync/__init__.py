@@ -6,7 +6,17 @@ from .conditions import Conditions
 from .guidance import Guidance
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
-from .priors import ControlNetPrior, DeepFloydPrior, DepthPrior, DiffusersPrior, FunctionPrior, Prediction, Prior
+from .priors import (
+    ControlNetPrior,
+    DeepFloydPrior,
+    DepthPrior,
+    DiffusersPrior,
+    FluxPrior,
+    FunctionPrior,
+    Prediction,
+    Prior,
+    SDXLPrior,
+)
 from .sampler import SyncOutput, sample
 from .session import Session
 from .stats import Stats
@@ -22,6 +32,7 @@ __all__ = [
     "DeepFloydPrior",
     "DepthPrior",
     "DiffusersPrior",
+    "FluxPrior",
     "FunctionPrior",
     "Guidance",
     "IllusionCanvas",
@@ -35,6 +46,7 @@ __all__ = [
     "PanoramaCanvas",
     "Prediction",
     "Prior",
+    "SDXLPrior",
     "Session",
     "Stats",
     "StochSync",

@@ -22,6 +22,9 @@ class Batches:
     """Work in batches that fit: with ``adapt`` they are halved when memory is too small.
 
     What fitted is remembered for the rest of the run, and for further ones of the same network, method and view size.
+
+    Attributes:
+        most: the most views that are known to fit; None while all have.
     """
 
     def __init__(self, adapt: bool, prior: Prior, method: Method) -> None:
@@ -31,11 +34,7 @@ class Batches:
         except TypeError:  # a prior that cannot be a key is remembered for one run only
             self._fitted = {}
         self._key = (type(prior), type(method), tuple(prior.view_shape), prior.dtype)
-
-    @property
-    def most(self) -> int | None:
-        """The most views that are known to fit; None while all have."""
-        return self._fitted.get(self._key)
+        self.most = self._fitted.get(self._key)
 
     def advance(self, bound: Bound[Any], run: Run, work: Work) -> Iterator[Work]:
         """Let the method take ``work`` one step on, whose items do not wait for each other; yields what is done.
@@ -47,9 +46,9 @@ class Batches:
             batch, spent = work[: self.most], run.stats.state_dict()
             if not self._fits(bound, batch):
                 # Out here no frame of the failed attempt holds its tensors any more.
-                most = self._fitted[self._key] = (len(batch) + 1) // 2
+                self.most = self._fitted[self._key] = (len(batch) + 1) // 2
                 run.stats.load_state_dict(spent)
-                run.network.limit(most)
+                run.network.limit(self.most)
                 gc.collect()
                 if run.prior.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -57,6 +56,14 @@ class Batches:
             run.stats.max_batch = max(run.stats.max_batch, len(batch))
             work = work[len(batch) :]
             yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many views the run has found to fit."""
+        return {"most": self.most}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Split batches as the run would have split them."""
+        self.most = state["most"]
 
     def _fits(self, bound: Bound[Any], batch: Work) -> bool:
         try:
@@ -69,5 +76,5 @@ class Batches:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has an error of its own; the CPU's allocator says so in words."""
+    """CUDA raises an error of its own; the CPU's allocator is recognised by its message."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -15,12 +15,14 @@ from . import zoo
 from .animation import check_animation_path, save_animation
 from .canvases.illusion_views import VIEWS
 from .contact_sheet import contact_sheet
+from .diffusion import SolverChoice
 from .errors import check_choice, check_device, check_int
 from .geometry import ring
 from .geometry.textured import check_mesh_path
 from .methods.syncvc import PRESETS
 from .pictures import check_picture_path, save_picture
 from .pipeline import SyncPipeline
+from .priors import save_memory
 from .report import check_report_path, write_report
 from .task import METHODS, Options, SyncPipelineOutput, method_of
 from .texture import TEXTURE_SIZE
@@ -49,6 +51,9 @@ Model = Annotated[
 ]
 Steps = Annotated[int, typer.Option(help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")]
+SolverName = Annotated[
+    str | None, typer.Option("--solver", help="auto: the model's own scheduler; ddim: its times and betas run by DDIM.")
+]
 MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; what fits, if not given.")]
 LowMemory = Annotated[
     bool, typer.Option("--low-memory", help="The same picture in less memory, and more slowly: for small GPUs.")
@@ -73,6 +78,7 @@ def wide(
     preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
+    solver: SolverName = None,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
     low_memory: LowMemory = False,
@@ -85,7 +91,7 @@ def wide(
     with _one_sentence():
         check_picture_path(output)
         closed = check_choice("loop", loop, (None, "x", "y", "xy")) or False
-        sync = _load(model, device, dtype, method, preset, low_memory)
+        sync = _load(model, device, dtype, method, preset, solver, low_memory)
         out = sync.wide(
             prompt,
             width=width,
@@ -107,6 +113,7 @@ def panorama(
     preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
+    solver: SolverName = None,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
     low_memory: LowMemory = False,
@@ -118,7 +125,7 @@ def panorama(
     """Sample a 360-degree picture (equirectangular, with the metadata by which viewers let one look around)."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset, low_memory)
+        sync = _load(model, device, dtype, method, preset, solver, low_memory)
         out = sync.panorama(
             prompt, width=width, poles=poles, **_options(negative, method, preset, steps, guidance, max_batch, seed)
         )
@@ -136,6 +143,7 @@ def illusion(
     preset: PresetName = None,
     model: Model = "glyphs",
     steps: Steps = 50,
+    solver: SolverName = None,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
     low_memory: LowMemory = False,
@@ -166,7 +174,7 @@ def illusion(
         for path in shown:
             check_picture_path(path)
         check_animation_path(animation)
-        sync = _load(model, device, dtype, method, preset, low_memory)
+        sync = _load(model, device, dtype, method, preset, solver, low_memory)
         out = sync.illusion(
             list(zip(["identity", *views], prompts, strict=True)),
             **_options(negative, method, preset, steps, guidance, max_batch, seed),
@@ -193,6 +201,7 @@ def compose(
     preset: PresetName = None,
     model: Model = "scenes",
     steps: Steps = 50,
+    solver: SolverName = None,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
     low_memory: LowMemory = False,
@@ -204,7 +213,7 @@ def compose(
     """Sample a picture whose regions follow prompts of their own."""
     with _one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset, low_memory)
+        sync = _load(model, device, dtype, method, preset, solver, low_memory)
         out = sync.compose(
             mask,
             prompt,
@@ -239,6 +248,7 @@ def texture(
     preset: PresetName = None,
     model: Model = "scenes-depth",
     steps: Steps = 50,
+    solver: SolverName = None,
     guidance: Guidance = None,
     max_batch: MaxBatch = None,
     low_memory: LowMemory = False,
@@ -270,7 +280,7 @@ def texture(
             around = ring(check_int("cameras", cameras), 15.0 if elevation is None else elevation)
         elif elevation is not None:
             raise ValueError("--elevation was given without --cameras, whose it is: say how many cameras, too.")
-        sync = _load(model, device, dtype, method, preset, low_memory, controlnet)
+        sync = _load(model, device, dtype, method, preset, solver, low_memory, controlnet)
         out = sync.texture(
             mesh,
             prompt,
@@ -338,6 +348,7 @@ def _load(
     dtype: str | None,
     method: str,
     preset: str | None,
+    solver: str | None,
     low_memory: bool,
     controlnet: str | None = None,
 ) -> SyncPipeline:
@@ -345,6 +356,7 @@ def _load(
     method_of({"method": method, "preset": preset})
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
+    chosen: SolverChoice | None = check_choice("solver", solver, (None, "auto", "ddim"))
     if device is not None:
         check_device("device", device)
     # Loading a pipeline makes transformers advise on packages that it would like to have; errors still show.
@@ -353,25 +365,14 @@ def _load(
     try:
         zoo.path(model)
     except ValueError:  # no name of the zoo; where only the weights are missing, its own sentence goes out
-        sync = SyncPipeline.from_pretrained(model, controlnet=controlnet, **placed)
+        sync = SyncPipeline.from_pretrained(model, controlnet=controlnet, solver=chosen or "auto", **placed)
     else:
         if controlnet is not None:
             raise ValueError(f"controlnet was given, but --model {model} of the zoo takes none: leave it out.")
-        sync = SyncPipeline.from_zoo(model, **placed)
+        sync = SyncPipeline.from_zoo(model, solver=chosen, **placed)
     if low_memory:
-        _save_memory(sync.pipe)
+        save_memory(sync.pipe)
     return sync
-
-
-def _save_memory(pipe: Any) -> None:
-    """Switch on what diffusers has for it."""
-    pipe.unet.enable_gradient_checkpointing()
-    if getattr(pipe, "controlnet", None) is not None:
-        pipe.controlnet.enable_gradient_checkpointing()
-    if getattr(pipe, "vae", None) is not None:
-        pipe.vae.enable_tiling()
-    if pipe.device.type == "cuda":
-        pipe.enable_model_cpu_offload(device=pipe.device)
 
 
 def _options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,9 +33,14 @@ class Conditions(Mapping[str, Any]):
     """
 
     __slots__ = ("_rows", "_shared")
+    # Tensors have no truth of their own, so conditions are equal to themselves alone.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, rows: Mapping[str, Rows], shared: Mapping[str, Any] | None = None) -> None:
-        self._rows, self._shared = dict(rows), dict(shared or {})
+        # Lists are copied, so that nobody can make them longer afterwards.
+        self._rows = {name: list(value) if isinstance(value, list) else value for name, value in rows.items()}
+        self._shared = dict(shared or {})
         if not self._rows and not self._shared:
             raise ValueError("conditions must have at least one value, got none: pass None for a network without any.")
         both = sorted(self._rows.keys() & self._shared.keys())
@@ -64,7 +70,7 @@ class Conditions(Mapping[str, Any]):
         if isinstance(value, torch.Tensor):
             return cls({name: value})
         raise TypeError(
-            f"{argument} must be a torch.Tensor or fastsync.Conditions, got {shown(value)}: pass a tensor, or "
+            f"{argument} must be a torch.Tensor or fastsync.Conditions, got {type(value).__name__}: pass a tensor, or "
             "Conditions({'text': ..., 'control': ...}) where the network takes several."
         )
 
@@ -88,12 +94,12 @@ class Conditions(Mapping[str, Any]):
     @property
     def rows(self) -> Mapping[str, Rows]:
         """The values that have one row a view."""
-        return self._rows
+        return MappingProxyType(self._rows)
 
     @property
     def shared(self) -> Mapping[str, Any]:
         """The values that are the same for all rows."""
-        return self._shared
+        return MappingProxyType(self._shared)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -116,11 +122,14 @@ class Conditions(Mapping[str, Any]):
         """The conditions with ``function`` applied to each tensor of ``rows``, each tensor in a list included."""
         return self._with({name: _mapped(function, value) for name, value in self._rows.items()})
 
+    def map_all(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Conditions:
+        """As ``map``, of the shared values that are tensors too."""
+        shared = {k: function(v) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
+        return _made({name: _mapped(function, value) for name, value in self._rows.items()}, shared)
+
     def to(self, device: torch.device) -> Conditions:
         """All rows on a device, and the shared values that are tensors."""
-        shared = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self._shared.items()}
-        rows = {name: _mapped(lambda tensor: tensor.to(device), value) for name, value in self._rows.items()}
-        return _made(rows, shared)
+        return self.map_all(lambda tensor: tensor.to(device))
 
     def updated(self, **rows: Rows) -> Conditions:
         """With some rows replaced or added."""
@@ -207,16 +216,25 @@ def check_alike(cond: Conditions, uncond: Conditions) -> None:
         )
     for name, value in cond.shared.items():
         other = uncond.shared[name]
-        same = torch.equal(value, other) if _both_tensors(value, other) else value is other or bool(value == other)
-        if not same:
+        if not _same(value, other):
             raise ValueError(
                 f"the shared condition {name!r} must be the same in cond and uncond, whose rows go through the network "
                 "together: give it one row a view instead."
             )
 
 
-def _both_tensors(a: Any, b: Any) -> bool:
-    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+def _same(a: Any, b: Any) -> bool:
+    """Whether two shared values are equal; what cannot be compared is not."""
+    if a is b:
+        return True
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and bool((a == b.to(a.device)).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _signature(conditions: Conditions) -> dict[str, Any]:
@@ -254,4 +272,7 @@ def _check_rows(name: str, value: Any) -> None:
             "tensor, and is the same for all views, by shared={...}."
         )
     if not tensors or (isinstance(value, torch.Tensor) and value.ndim == 0):
-        raise ValueError(f"the condition {name!r} must have one row or more, got {_described(value)}.")
+        raise ValueError(
+            f"the condition {name!r} must have a row for each view, or one for all, along its first dimension, got "
+            f"{_described(value)}: stack the rows."
+        )

@@ -1,4 +1,4 @@
-"""Validation, and the sentences it speaks: what was given, what is needed, how to mend it."""
+"""Validation, and its messages: what was given, what is needed, how to mend it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def shown(value: Any) -> str:
-    """``repr(value)`` on one line and no longer than a sentence bears."""
+    """``repr(value)`` on one line, at most 80 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 

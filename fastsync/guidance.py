@@ -33,7 +33,10 @@ class Guidance:
         check_number("guidance_scale", self.scale)
         check_number("rescale", self.rescale, minimum=0.0, maximum=1.0)
         if not isinstance(self.interval, (tuple, list)) or len(self.interval) != 2:
-            raise TypeError(f"interval must be (start, stop), two fractions of the run, got {shown(self.interval)}.")
+            raise TypeError(
+                f"interval must be (start, stop), two fractions of the run, got {shown(self.interval)}: pass e.g. "
+                "(0.0, 0.8)."
+            )
         start, stop = (check_number("interval", end, minimum=0.0, maximum=1.0) for end in self.interval)
         if start >= stop:
             raise ValueError(
@@ -61,5 +64,7 @@ def rescaled(guided: torch.Tensor, conditional: torch.Tensor, rescale: float) ->
     The standard deviations are those of a whole sample (Lin 2023, eq. 15 and 16). Differentiable in both.
     """
     axes = tuple(range(1, guided.ndim))
-    ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    # Where nothing varies there is nothing to rescale, and no 0 / 0.
+    spread = guided.std(axes, keepdim=True).clamp_min(torch.finfo(guided.dtype).tiny)
+    ratio = conditional.std(axes, keepdim=True) / spread
     return guided * (rescale * ratio + (1.0 - rescale))

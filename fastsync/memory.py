@@ -7,6 +7,12 @@ import sys
 import torch
 
 
+def begin_peak(device: torch.device) -> None:
+    """From here on the peak of a CUDA device's allocations is counted; a process's peak cannot be set back."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
     """Peak bytes: of the device's allocations on CUDA, of the process on a CPU; None where the system does not tell."""
     if device.type == "cuda":

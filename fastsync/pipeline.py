@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +13,11 @@ from . import priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
 from .diffusion import SolverChoice
-from .errors import check_choice, check_device, check_int, check_number, shown
+from .errors import check_choice, check_device, check_int, shown
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
+from .guidance import Guidance
+from .loading import load
 from .masks import read_masks
 from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
@@ -36,12 +37,13 @@ class SyncPipeline:
 
     Args:
         pipe: a ``StableDiffusionPipeline``, one with a ControlNet (``StableDiffusionControlNetPipeline``) or with depth
-            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, or a first-stage
-            ``IFPipeline``, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
+            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, a
+            ``StableDiffusionXLPipeline``, a ``FluxPipeline``, a first-stage ``IFPipeline``, or one with an adapter of
+            your own, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
             pipeline itself is not changed, and its safety checker is not run. Its own switches are honoured: gradient
             checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding
             (``pipe.vae.enable_tiling()``, without seams here) and offloading (``pipe.enable_model_cpu_offload()``).
-        guidance_scale: default of the tasks' argument of this name.
+        guidance_scale: default of the tasks' argument of this name; the pipeline's own if None.
         solver: ``"auto"`` runs the pipeline's own scheduler, and refuses one whose steps have another form (PNDM, Heun,
             DEIS, ...); ``"ddim"`` runs any of Stable Diffusion's schedulers by DDIM, with their own times and betas.
             What ran is in the output's ``parameters``.
@@ -60,20 +62,21 @@ class SyncPipeline:
         self,
         pipe: Any,
         *,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | Guidance | None = None,
         solver: SolverChoice = "auto",
         compile: Compile = "off",
         attention: Attention | None = None,
         channels_last: bool = False,
     ) -> None:
         self.pipe = pipe
-        self.guidance_scale = check_number("guidance_scale", guidance_scale)
         self.name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         check_choice("compile", compile, MODES)
         check_choice("solver", solver, ("auto", "ddim"))
         self._solver: SolverChoice = solver
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
-        self._prior()  # refuses early what no task could use
+        prior = self._prior()  # refuses early what no task could use
+        self.guidance_scale = prior.default_guidance if guidance_scale is None else guidance_scale
+        Guidance.of(self.guidance_scale)  # refuses early what is no guidance
 
     @classmethod
     def from_zoo(
@@ -137,12 +140,12 @@ class SyncPipeline:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
         if controlnet is None:
-            pipe = _load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
+            pipe = load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
         else:
             if not isinstance(controlnet, (str, os.PathLike)):
                 raise TypeError(f"controlnet must be a folder or a model's name, got {shown(controlnet)}.")
-            net = _load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
-            pipe = _load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
+            net = load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
+            pipe = load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(device)
         # Forward and backward are 7 to 10 % faster in this layout on a CPU; on a GPU nobody has measured it.
@@ -205,6 +208,7 @@ class SyncPipeline:
                     f"{name} must be a multiple of {scale} pixels (a latent cell) with loop={loop!r}, got {side}: use "
                     f"{side - side % scale} or {side - side % scale + scale}."
                 )
+        places = [(y * scale, x * scale) for y, x in canvas.origins]
         return run(
             prior,
             canvas,
@@ -222,6 +226,7 @@ class SyncPipeline:
             },
             self.guidance_scale,
             options,
+            lambda cond, uncond, _: prior.with_places(cond, uncond, places, (height, width)),
         )
 
     def panorama(
@@ -377,16 +382,15 @@ class SyncPipeline:
                 f"masks and prompts must be equally many, one or more, got {count[0]} masks and {count[1]} prompts: "
                 "pass regions=[(mask, prompt), ...]."
             )
-        window = None
-        scale = self._prior().scale
+        window, prior = None, self._prior()
+        scale = prior.scale
         if height is not None or width is not None:
             default = self.window_pixels
             sides = [
                 default[n] if side is None else check_int(("height", "width")[n], side)
                 for n, side in enumerate((height, width))
             ]
-            # The UNet halves its input some times, so sides are windows of whole coarsest cells.
-            step = scale * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+            step = scale * prior.window_multiple
             for name, side in zip(("height", "width"), sides, strict=True):
                 if side % step:
                     raise ValueError(f"{name} must be a multiple of {step} pixels for this model, got {side}.")
@@ -471,27 +475,6 @@ class SyncPipeline:
             cameras, texture_size, view_prompts, reunwrap, rasterizer, agreement, shared_attention, conditioning_scale
         )
         return texture(self._prior, self.name, mesh, prompt, given, self.guidance_scale, options)
-
-
-def _load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:
-    """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
-    import diffusers
-
-    # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
-    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
-    keyword = "dtype" if release >= (0, 42) else "torch_dtype"
-    try:
-        return kind.from_pretrained(model, **{keyword: dtype}, **parts)
-    except (OSError, ValueError, AttributeError, ImportError) as error:
-        # The libraries' own messages run over many sentences (all of them stay in the chained error).
-        reason = " ".join(str(error).split()) or type(error).__name__
-        reason = reason if len(reason) <= 120 else reason[:117] + "..."
-        folder = os.path.isdir(model)
-        found = f"the folder holds no complete {what}" if folder else "it is no folder, nor to be had from the hub"
-        raise ValueError(
-            f"{argument} {shown(model)} could not be loaded, {found} ({reason}): check the name, or use "
-            "SyncPipeline.from_zoo()."
-        ) from error
 
 
 def _decode(prior: PipelinePrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -136,7 +137,8 @@ def checked_conditions(
             memo[id(tensor)] = recordable(tensor.to(device))
         return memo[id(tensor)]
 
-    on_device = [c if c is None else c.map(moved).to(device) for c in (given, given_uncond)]
+    # Mapped while the caller's own tensors are alive, which the memo's keys are the addresses of.
+    on_device = [c if c is None else c.map_all(moved) for c in (given, given_uncond)]
     return on_device[0], on_device[1]
 
 
@@ -152,8 +154,8 @@ def state_dtype(prior: Prior, cond: Any, latents: Any) -> torch.dtype:
         return torch.promote_types(check_tensor("latents", latents).dtype, torch.float32)
     dtype = torch.promote_types(prior.dtype, torch.float32)
     # Anything else is refused later, with a message.
-    if isinstance(cond, (torch.Tensor, Conditions)):
-        own = cond.dtype if isinstance(cond, Conditions) or cond.is_floating_point() else None
+    if isinstance(cond, (torch.Tensor, Mapping)) and not (isinstance(cond, torch.Tensor) and cond.ndim == 0):
+        own = Conditions.of(cond).dtype
         dtype = dtype if own is None else torch.promote_types(dtype, own)
     return dtype
 

@@ -50,11 +50,11 @@ def plan(
     elif order == "batched":
         for k in range(steps):
             for group in by_level:
-                yield from _pieces([(i, k) for i in group], size)
+                yield from pieces([(i, k) for i in group], size)
     else:
         for front in range(steps + depth - 1):
             ready = [(i, front - n) for n, group in enumerate(by_level) if 0 <= front - n < steps for i in group]
-            yield from _pieces(ready, size)
+            yield from pieces(ready, size)
 
 
 def lifetimes(order: Order, sources: Sequence[Sequence[int]], level: Sequence[int], keep: bool = False) -> list[int]:
@@ -72,7 +72,8 @@ def lifetimes(order: Order, sources: Sequence[Sequence[int]], level: Sequence[in
     return [2 + last[j] - level[j] for j in range(len(level))]
 
 
-def _pieces(work: Work, size: int) -> Iterator[Work]:
+def pieces(work: Work, size: int) -> Iterator[Work]:
+    """A batch in pieces of at most ``size`` items."""
     for start in range(0, len(work), size):
         yield work[start : start + size]
 

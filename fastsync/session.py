@@ -17,9 +17,10 @@ from .canvases.base import Canvas
 from .conditions import Conditions
 from .errors import check_choice, check_device, check_int, check_tensor, shape_text, shown
 from .guidance import Guidance
-from .memory import peak_memory
+from .memory import begin_peak, peak_memory
 from .methods.base import Method
 from .priors.base import Prior
+from .resuming import copied, places_of, plain
 from .run import Network, Noise, Run, States, Stepper, Timetable
 from .sampling_checks import (
     check_generator,
@@ -55,7 +56,7 @@ class SyncOutput:
 
 
 class SessionState:
-    """All views after a step.
+    """All views after a step, to be read before the session takes the next one.
 
     Attributes:
         step: from 0.
@@ -69,7 +70,7 @@ class SessionState:
     @property
     def views(self) -> torch.Tensor:
         """Noisy views [N, C, h, w] after the step, a copy. Assign a tensor of this shape to replace them."""
-        return self._session.run.states.after(self.step)
+        return self._session.noisy(self.step)
 
     @views.setter
     def views(self, views: torch.Tensor) -> None:
@@ -92,8 +93,8 @@ class Session:
         result = session.result()
 
     Between two steps the prior's networks are as their owner left them, and so is the caller's generator but for what
-    has been drawn. ``with session:`` around the loop keeps the networks switched for sampling in between, which saves
-    some milliseconds a step.
+    has been drawn. ``with session:`` around the loop keeps the networks switched for sampling in between. That saves
+    some milliseconds a step, and more where ``channels_last`` copies all convolution weights at each switch.
 
     Args:
         prior, canvas, method, cond, uncond, guidance_scale, num_inference_steps, eta, latents, generator, max_batch,
@@ -140,7 +141,8 @@ class Session:
         if isinstance(max_batch, str) and max_batch != "auto":
             raise ValueError(f"max_batch must be a whole number, 'auto' or None, got {shown(max_batch)}.")
         self._batches = Batches(max_batch == "auto", prior, method)
-        most = self._batches.most if max_batch in (None, "auto") else check_int("max_batch", max_batch)
+        self._max_batch = max_batch if max_batch in (None, "auto") else check_int("max_batch", max_batch)
+        most = None if isinstance(self._max_batch, str) else self._max_batch
         self.order = _checked_order(order, method, previews)
         check_noise(canvas, method, eta)
         table = method.table(prior, num_inference_steps, eta)
@@ -149,9 +151,7 @@ class Session:
         sources = method.sources(canvas, views)
         level = scheduling.levels(sources, views)
         device = prior.device if canvas_device is None else check_device("canvas_device", canvas_device)
-        if prior.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(prior.device)
-        self.method, self._previews, self._most = method, previews, most
+        self.method, self._previews = method, previews
         self._plan = list(scheduling.plan(self.order, views, level, len(table), most))
         with self._counted(stats := Stats()), _plain():
             times = Timetable(table, device)
@@ -169,7 +169,7 @@ class Session:
             noise = Noise(
                 prior, canvas, generator, in_pixels=in_pixels, stochastic=table.stochastic, dtype=dtype, device=device
             )
-            buckets = _buckets(self._plan, level) if fixed_batches else None
+            buckets = _buckets(self._plan, level, self._batches.most) if fixed_batches else None
             network = Network(prior, given, given_uncond, guidance, times, stats, buckets)
             stepper = Stepper(times, states, noise)
             self.run = Run(
@@ -178,10 +178,10 @@ class Session:
             self._bound = method.bind(self.run)
             states.start(initial_views(self.run, latents))
         self._position, self._done = 0, [0] * len(table)
-        self._prepared = False
+        self._prepared = self._broken = False
         self._result: SyncOutput | None = None
         self._bar = tqdm(total=len(table) * canvas.num_views, desc=type(method).__name__, disable=not progress)
-        self._switched: ExitStack | None = None
+        self._switched: list[ExitStack] = []
 
     # ---- the loop ---------------------------------------------------------------------------------------------
 
@@ -193,12 +193,19 @@ class Session:
         return self
 
     def __next__(self) -> SessionState:
-        """Work until one more step of all views is done."""
+        """Work until one more step of all views is done.
+
+        Raises:
+            RuntimeError: an error has ended the session within a step.
+        """
+        self._check_whole()
         if self._position == len(self._plan):
             self._bar.close()
             raise StopIteration
+        self._broken = True  # until the step is done
         with self._counted(self.run.stats), self._sampling(), _plain():
             if not self._prepared:
+                begin_peak(self.run.network.device)
                 self.run.network.prepare(self.run.canvas.num_views)
                 self._prepared = True
             finished: int | None = None
@@ -207,6 +214,7 @@ class Session:
                     self._bar.update(len(work))
                     finished = self._tick(work, finished)
                 self._position += 1
+        self._broken = False
         return SessionState(self, finished)
 
     def _tick(self, work: scheduling.Work, finished: int | None) -> int | None:
@@ -226,10 +234,11 @@ class Session:
             RuntimeError: steps are left.
             FloatingPointError: the result is not finite.
         """
+        self._check_whole()
         if self._position < len(self._plan):
-            done = sum(count == self.run.canvas.num_views for count in self._done)
             raise RuntimeError(
-                f"the session has done {done} of {len(self)} steps, so there is no result yet: iterate it to the end."
+                f"the session has done {self._steps_done} of {len(self)} steps, so there is no result yet: iterate it "
+                "to the end."
             )
         if self._result is None:
             run = self.run
@@ -242,7 +251,8 @@ class Session:
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."
                 )
-            run.stats.peak_memory = peak_memory(run.network.device)
+            peaks = (run.stats.peak_memory, peak_memory(run.network.device))
+            run.stats.peak_memory = max((peak for peak in peaks if peak is not None), default=None)
             self._result = SyncOutput(canvas, views, run.stats, self.method.solver_name(run.prior))
         return self._result
 
@@ -250,33 +260,43 @@ class Session:
         """Keep the prior's networks switched for sampling until the block ends."""
         stack = ExitStack()
         stack.enter_context(self.run.prior.sampling())
-        self._switched = stack
+        self._switched.append(stack)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
-        if self._switched is not None:
-            switched, self._switched = self._switched, None
-            switched.close()
+        self._switched.pop().close()
 
     # ---- between steps ----------------------------------------------------------------------------------------
 
+    def noisy(self, step: int) -> torch.Tensor:
+        """Noisy views [N, C, h, w] after ``step``, the last one done; a copy.
+
+        Raises:
+            RuntimeError: the session keeps no previews, or has done further steps.
+        """
+        self._check_kept(step)
+        return self.run.states.after(step)
+
     def clean(self, step: int) -> torch.Tensor:
-        """Clean estimates [N, C, h, w] at ``step``, the last one done."""
-        if not self._previews:
-            raise RuntimeError(
-                "clean estimates are not kept with previews=False: start the session with previews=True."
-            )
+        """Clean estimates [N, C, h, w] at ``step``, the last one done; a copy.
+
+        Raises:
+            RuntimeError: as for :meth:`noisy`.
+        """
+        self._check_kept(step)
         return self._bound.clean(step)
 
     def replace(self, step: int, views: torch.Tensor) -> None:
         """Put other noisy views [N, C, h, w] in the place of those after ``step``, the last one done.
 
-        The solver's next step is of first order, because the views' past is not theirs any more.
+        The solver's next step of a view that is not what it was is of first order, because its past is not its own any
+        more.
 
         Raises:
             TypeError, ValueError: no tensor, another shape, values that are not finite, or the wavefront, in which
                 other views are ahead of this step already.
+            RuntimeError: the session has done further steps.
         """
         if self.order == "wavefront":
             raise ValueError(
@@ -287,15 +307,23 @@ class Session:
         expected = (self.run.canvas.num_views, *self.run.prior.view_shape)
         if tuple(latents.shape) != expected:
             raise ValueError(f"the views must be {shape_text(expected)}, got {shape_text(latents.shape)}.")
+        self._check_last(step)
         run = self.run
-        run.states.replace_after(step, latents.detach().to(run.device, run.dtype))
-        run.stepper.forget(step + 1)
+        with _plain():
+            latents = latents.detach().to(run.device, run.dtype)
+            changed = (latents != run.states.after(step)).flatten(1).any(1)
+            run.states.replace_after(step, latents)
+        run.stepper.forget(changed.nonzero()[:, 0].tolist(), step + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, for ``torch.save``: tensors, numbers, lists, dictionaries.
 
         A session that is built by the same call and given this goes on bit for bit as this one would.
+
+        Raises:
+            RuntimeError: an error has ended the session within a step.
         """
+        self._check_whole()
         run = self.run
         state = {
             "format": _FORMAT,
@@ -305,10 +333,12 @@ class Session:
             "states": run.states.state_dict(),
             "noise": run.noise.state_dict(),
             "stepper": run.stepper.state_dict(),
+            "network": run.network.state_dict(),
+            "batches": self._batches.state_dict(),
             "method": self._bound.state_dict(),
-            "stats": run.stats.state_dict(),
+            "stats": {**run.stats.state_dict(), "peak_memory": peak_memory(run.network.device)},
         }
-        return dict(_copied(state))
+        return dict(copied(state))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was called, in this process or another.
@@ -316,49 +346,93 @@ class Session:
         Raises:
             ValueError: the state is of another format or another run; says what differs.
         """
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT or "run" not in state:
             raise ValueError(
                 f"the state must be what Session.state_dict() gave (format {_FORMAT}), got {shown(state)}."
             )
         mine, other = self._description(), state["run"]
-        for name, value in mine.items():
-            if other.get(name) != value:
+        for name in (*mine, *other):
+            if mine.get(name) != other.get(name):
                 raise ValueError(
-                    f"the state is of another run: its {name} is {shown(other.get(name))}, and here it is "
-                    f"{shown(value)}: build the session by the call that the state was taken from."
+                    f"the state is of another run: there {name} is {shown(other.get(name))}, and here "
+                    f"{shown(mine.get(name))}: build the session by the call that the state was taken from."
                 )
-        run, state = self.run, _copied(state)
-        run.states.load_state_dict(state["states"])
-        run.noise.load_state_dict(state["noise"])
-        run.stepper.load_state_dict(state["stepper"])
-        run.stats.load_state_dict(state["stats"])
-        self._bound.load_state_dict(state["method"])
-        self._position, self._done, self._result = state["position"], list(state["done"]), None
+        run, begun = self.run, self._position or self._broken
+        self._broken = True  # until all of it is there
+        with _plain():
+            state = copied(state, run.device)
+            if begun:
+                # What the method knows of steps that this session has taken is nothing to go on with.
+                self._bound = self.method.bind(run)
+            run.states.load_state_dict(state["states"])
+            run.noise.load_state_dict(state["noise"])
+            run.stepper.load_state_dict(state["stepper"])
+            run.network.load_state_dict(state["network"])
+            run.stats.load_state_dict(state["stats"])
+            self._batches.load_state_dict(state["batches"])
+            self._bound.load_state_dict(state["method"])
+        self._position, self._done = state["position"], state["done"]
+        self._result, self._broken = None, False
         self._bar.n = sum(self._done)
         self._bar.refresh()
 
     def _description(self) -> dict[str, Any]:
         """What two sessions must have in common for one to go on with the other's state."""
-        run, plain = self.run, (bool, int, float, str)
-        settings = {k: v for k, v in vars(self.method).items() if isinstance(v, plain)}
+        run = self.run
         return {
             "method": type(self.method).__name__,
-            "settings": settings,
+            **{name: plain(value) for name, value in vars(self.method).items()},
             "canvas": f"{type(run.canvas).__name__} of {run.canvas.num_views} views, {list(run.canvas.size)}",
             "view shape": list(run.prior.view_shape),
-            "times": [float(t) for t in run.times.host_times],
+            "where views lie": places_of(run.canvas),
+            "order of views": list(run.order),
+            "what views read": plain(run.sources),
             "solver": self.method.solver_name(run.prior),
+            "times": run.times.host_times.tolist(),
+            "noise of the steps": run.times.table.sigma.tolist(),
+            "guidance": str(run.network.guidance),
+            "conditions": repr(run.network.given),
+            "num_inference_steps": run.num_inference_steps,
             "order": self.order,
-            "max_batch": self._most,
+            "max_batch": self._max_batch,
+            "fixed_batches": run.network.buckets is not None,
             "precision": str(run.dtype),
             "previews": self._previews,
         }
+
+    # ---- checks -----------------------------------------------------------------------------------------------
+
+    @property
+    def _steps_done(self) -> int:
+        return sum(count == self.run.canvas.num_views for count in self._done)
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise RuntimeError(
+                "an error has ended the session within a step, some views being further than others: load a "
+                "state_dict() that was taken before it, or build the session again."
+            )
+
+    def _check_kept(self, step: int) -> None:
+        if not self._previews:
+            raise RuntimeError(
+                "views and clean estimates are not kept with previews=False: start the session with previews=True."
+            )
+        self._check_last(step)
+
+    def _check_last(self, step: int) -> None:
+        last = self._steps_done - 1
+        if step != last:
+            raise RuntimeError(
+                f"the views of step {step} are not kept, since the session has gone on to step {last}: read or replace "
+                "them before the next step."
+            )
 
     # ---- contexts ---------------------------------------------------------------------------------------------
 
     def _sampling(self) -> AbstractContextManager[None]:
         """The prior's switches, unless ``with session:`` holds them already."""
-        return self.run.prior.sampling() if self._switched is None else nullcontext()
+        return nullcontext() if self._switched else self.run.prior.sampling()
 
     @contextmanager
     def _counted(self, stats: Stats) -> Iterator[None]:
@@ -390,15 +464,12 @@ def _checked_order(order: Any, method: Method, previews: bool) -> scheduling.Ord
     return checked
 
 
-def _buckets(plan: Sequence[scheduling.Work], level: Sequence[int]) -> list[int]:
-    """The batch sizes of a run whose network is compiled: of whole batches, and of their views that read others."""
-    return scheduling.bucket_sizes([len(work) for work in plan] + [sum(level[i] > 0 for i, _ in work) for work in plan])
+def _buckets(plan: Sequence[scheduling.Work], level: Sequence[int], most: int | None) -> list[int]:
+    """The batch sizes of a run whose network is compiled: of whole batches, and of their views that read others.
 
-
-def _copied(value: Any) -> Any:
-    """A copy that shares no tensor, list or dictionary with the original."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value
+    ``most`` views at once are known to fit the memory.
+    """
+    batches = [piece for work in plan for piece in scheduling.pieces(work, most or len(work))]
+    return scheduling.bucket_sizes(
+        [len(work) for work in batches] + [sum(level[i] > 0 for i, _ in work) for work in batches]
+    )

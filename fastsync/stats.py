@@ -20,7 +20,7 @@ class Stats:
         max_batch: the most views that were in one batch. Attempts that did not fit are not in this account.
         seconds: wall clock of the run; of a run that was stopped and resumed, all its parts together.
         peak_memory: bytes; the device's peak allocation during the run on CUDA, the process's peak so far on a CPU
-            (None where the system does not tell).
+            (None where the system does not tell). Of a resumed run, the largest of its parts.
     """
 
     evaluations: int = 0

@@ -161,7 +161,7 @@ def run(
     prompts: Sequence[str],
     paint: Callable[[SyncOutput], torch.Tensor],
     parameters: Mapping[str, Any],
-    guidance_scale: float,
+    guidance_scale: float | Guidance,
     options: Options,
     conditioner: Conditioner | None = None,
 ) -> SyncPipelineOutput:
@@ -187,14 +187,14 @@ def run(
     cond, uncond = prior.encode_prompt(list(prompts), negative)
     try:
         given = (cond, uncond) if conditioner is None else conditioner(cond, uncond, generator)
+        told, told_uncond, applied = prior.guided(*given, guidance)
         out = sample(
             prior,
             canvas,
             method,
-            cond=given[0],
-            # diffusers' rule: guidance is on above 1.
-            uncond=given[1] if guidance.scale > 1 else None,
-            guidance_scale=guidance,
+            cond=told,
+            uncond=told_uncond,
+            guidance_scale=applied,
             num_inference_steps=steps,
             eta=eta,
             latents=options.get("latents"),

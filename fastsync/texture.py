@@ -14,6 +14,7 @@ from .conditions import Conditions
 from .errors import check_choice, check_int, check_number, shown
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
+from .guidance import Guidance
 from .methods import Method
 from .priors import DepthConditioned, PipelinePrior
 from .priors.backdrop import BackdropPrior
@@ -70,7 +71,7 @@ def texture(
     mesh: Any,
     prompt: str | Sequence[str],
     given: TextureOptions,
-    guidance_scale: float,
+    guidance_scale: float | Guidance,
     options: Options,
 ) -> SyncTextureOutput:
     """As :meth:`fastsync.SyncPipeline.texture`.

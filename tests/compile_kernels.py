@@ -50,7 +50,7 @@ def main(capability: int) -> None:
         known = len(compiled)
         # Shapes of 1 (numbers that Triton makes constants) and of 16 (aligned), addresses of all kinds.
         for dtype, step in ((torch.float32, 1), (torch.bfloat16, 4)):
-            for arguments in op_cases.CASES[op](dtype, "cpu", 0)[::step]:
+            for arguments in op_cases.cases(op, dtype, "cpu", 0)[::step]:
                 if arguments[0].shape[-1] in (1, 16) or op in ("accumulate", "merge", "resample", "splat"):
                     dispatch.kernel(op, "triton")(*arguments)
         print(f"{op} {len(compiled) - known}")

@@ -140,7 +140,7 @@ CASES = {
     "latents an array": (lambda: sample(latents=np.ones((1, 2, *SIZE))), ["latents", "ndarray", "torch.Tensor"]),
     "two conditions": (lambda: sample(cond=ones(2, 5)), ["cond", "[2, 5]", "1", "3"]),
     "no conditions": (lambda: sample(cond=ones(0, 5)), ["cond", "[0, 5]", "1", "3"]),
-    "a scalar condition": (lambda: sample(cond=torch.tensor(1.0)), ["cond", "[]", "3"]),
+    "a scalar condition": (lambda: sample(cond=torch.tensor(1.0)), ["cond", "[]", "a row for each view"]),
     "a condition nan": (lambda: sample(cond=ones(1, 5, fill=NAN)), ["cond", "5", "NaN"]),
     "a condition text": (lambda: sample(cond="a cat"), ["cond", "str", "torch.Tensor"]),
     "four unconds": (lambda: sample(cond=ones(1, 5), uncond=ones(4, 5)), ["uncond", "[4, 5]", "3"]),

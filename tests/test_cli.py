@@ -6,15 +6,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from PIL import Image
 from tiny_pipelines import PIXELS, make_pipeline, make_pixel_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
-from fastsync.cli import _save_memory, app
+from fastsync.cli import app
 from fastsync.methods.syncvc import PRESETS
 from fastsync.ops import dispatch
 from fastsync.pictures import read_metadata
+from fastsync.priors import save_memory
 
 TINY_STEPS = ["--steps", "2", "--seed", "3", "--device", "cpu"]
 
@@ -97,6 +99,7 @@ def test_a_seed_that_was_not_given_is_recorded(tiny, here):
         (["--seed", "-1"], ["seed", "-1"]),
         (["--method", "sync"], ["method", "'sync'", "multidiffusion"]),
         (["--dtype", "int8"], ["dtype", "int8", "bfloat16"]),
+        (["--solver", "rk4"], ["solver", "rk4", "'ddim'"]),
         (["--device", "abacus"], ["device", "abacus", "doctor"]),
         (["-o", "missing/a.png"], ["missing", "no folder"]),
         (["-o", "a.gif"], ["a.gif", ".png"]),
@@ -105,6 +108,20 @@ def test_a_seed_that_was_not_given_is_recorded(tiny, here):
 )
 def test_bad_input_is_one_sentence(tiny, here, arguments, words):
     assert_one_sentence(run("wide", "dunes", "--model", tiny, *TINY_STEPS, *arguments), here, *words)
+
+
+def test_a_scheduler_of_another_form_runs_by_ddim_when_asked_to(tmp_path, monkeypatch):
+    model, here = tmp_path / "model", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    pipe = make_pipeline()
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(model)
+    assert_one_sentence(run("wide", "dunes", "--model", model, *TINY_STEPS), here, "PNDMScheduler", "solver='ddim'")
+    result = run("wide", "dunes", "--model", model, "--solver", "ddim", *TINY_STEPS, "-o", "a.png")
+    assert result.exit_code == 0, result.output
+    metadata = read_metadata("a.png")
+    assert (metadata["scheduler"], metadata["solver"]) == ("PNDMScheduler", "ddim")
 
 
 def test_an_unknown_model_is_one_sentence(here, monkeypatch):
@@ -291,5 +308,5 @@ def test_low_memory_offloads_whole_models_on_a_gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(type(pipe), "device", torch.device("cuda", 1))
     monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: asked.append(device))
-    _save_memory(pipe)
+    save_memory(pipe)
     assert asked == [torch.device("cuda", 1)]

@@ -4,7 +4,6 @@ import ast
 import copy
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -16,7 +15,6 @@ from PIL import Image
 
 import fastsync as fs
 from fastsync import zoo
-from fastsync.diffusion import NoiseSchedule
 
 P, F = tiny.PIXELS, tiny.SCALE
 
@@ -389,11 +387,11 @@ def test_the_pipeline_is_left_as_it_was(method):
      "UniPCMultistepScheduler", "DDPMScheduler", "HeunDiscreteScheduler"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pipelines_with_other_schedulers_run_by_ddim(name, monkeypatch):
-    monkeypatch.setattr("fastsync.priors.unet.NoiseSchedule", partial(NoiseSchedule, solver="ddim"))
+def test_pipelines_with_other_schedulers_run_by_ddim(name):
     scheduler = getattr(diffusers, name).from_config(tiny.make_scheduler().config)
     pipe = tiny.make_pipeline(scheduler=scheduler)
-    out = wide(fs.SyncPipeline(pipe), width=P, num_inference_steps=4)
+    out = wide(fs.SyncPipeline(pipe, solver="ddim"), width=P, num_inference_steps=4)
+    assert (out.parameters["scheduler"], out.parameters["solver"]) == (name, "ddim")
     pipe.scheduler = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     own = pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="np").images
     np.testing.assert_allclose(out.images, own, atol=1e-5)

@@ -46,12 +46,11 @@ def test_it_is_sample_with_depth_backdrop_and_sides(sync):
     fine = see(sphere(12, 24), [Camera(*at) for at in AROUND], (tiny.PIXELS, tiny.PIXELS))
     beside = torch.nn.functional.max_pool2d(fine.foreground[:, None].float(), tiny.SCALE) == 0
     grounds = prior.encode(colours.expand(-1, -1, tiny.PIXELS, tiny.PIXELS)).detach()
-    conditions = [
-        BackdropPrior.with_backdrop(c, grounds, beside) for c in prior.with_control(cond, uncond, depth_maps(fine))
-    ]
+    over = BackdropPrior(prior)
+    conditions = [over.with_backdrop(c, grounds, beside) for c in prior.with_control(cond, uncond, depth_maps(fine))]
     canvas = fs.MeshCanvas(sphere(12, 24), AROUND, view_size=(tiny.CELLS, tiny.CELLS))
     expected = fs.sample(
-        BackdropPrior(prior), canvas, fs.SyncTweedies(), cond=conditions[0], uncond=conditions[1], guidance_scale=3.0,
+        over, canvas, fs.SyncTweedies(), cond=conditions[0], uncond=conditions[1], guidance_scale=3.0,
         num_inference_steps=3, generator=generator,
     )  # fmt: skip
     torch.testing.assert_close(out.views, expected.views)

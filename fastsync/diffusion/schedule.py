@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import check_choice, check_int, check_number
-from .curve import Kind
+from .curve import ContinuousCurve, Kind
 from .families import family_of
 from .table import Levels, StepTable, make_table
 from .times import set_times
@@ -34,6 +34,7 @@ class NoiseSchedule:
         kind: ``"vp"`` (``a^2 + b^2 = 1``) or ``"flow"`` (``a + b = 1``).
         prediction_type: one of ``fastsync.ops.PREDICTION_TYPES``.
         num_train_timesteps: N.
+        continuous: whether the network's times are ``log(sigma) / 4`` and lie on no scale of N.
 
     Raises:
         ValueError: a scheduler whose steps are of another form (the sentence says why, and what to use instead), or an
@@ -45,6 +46,7 @@ class NoiseSchedule:
     kind: Kind
     prediction_type: str
     num_train_timesteps: int
+    continuous: bool
 
     def __init__(self, scheduler: Any, solver: Solver = "auto") -> None:
         self._family = family_of(scheduler, check_choice("solver", solver, ("auto", "ddim")))
@@ -54,6 +56,7 @@ class NoiseSchedule:
         self.kind = self._curve.kind
         self.prediction_type = self._family.prediction_type
         self.num_train_timesteps = self._curve.num_train_timesteps
+        self.continuous = isinstance(self._curve, ContinuousCurve)
 
     def coefficients(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``(a_t, b_t)`` at times t [B] (int64, or float between whole times), float64, on t's device.
@@ -64,8 +67,12 @@ class NoiseSchedule:
 
     @property
     def clips(self) -> bool:
-        """Whether ``clip_prediction`` may change anything."""
+        """Whether ``clip`` may change anything."""
         return bool(self._family.clipping)
+
+    def clip(self, x0: torch.Tensor) -> torch.Tensor:
+        """Apply the scheduler's ``clip_sample`` or dynamic ``thresholding`` to clean estimates [B, C, h, w]."""
+        return self._family.clipping(x0)
 
     def clip_prediction(
         self, x0: torch.Tensor, eps: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor

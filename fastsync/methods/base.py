@@ -15,7 +15,7 @@ from ..run import Estimates, Run
 from ..scheduling import Order, Work
 
 
-@dataclass
+@dataclass(eq=False)  # settings may hold functions, and methods may be keys
 class Method:
     """A rule that keeps trajectories in agreement. A method object holds settings only; any number of runs may use it.
 
@@ -60,6 +60,10 @@ M = TypeVar("M", bound=Method)
 
 class Bound(Generic[M]):
     """A method at work in one run; subclasses hold what the run needs between steps. This one samples independently.
+
+    A method says what its views are estimated to be (:meth:`estimate`), and the run's stepper takes the step. Methods
+    that merge the estimates of all views first keep them in :meth:`advance`, and let the run finish all views from
+    :meth:`synchronise`. StochSync alone takes inner steps of its own.
 
     Attributes:
         settings: the method.

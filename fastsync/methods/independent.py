@@ -7,6 +7,6 @@ from dataclasses import dataclass
 from .base import Method
 
 
-@dataclass
+@dataclass(eq=False)
 class Independent(Method):
     """Every view is sampled on its own; the canvas is the merge of the final views."""

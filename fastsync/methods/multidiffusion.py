@@ -13,7 +13,7 @@ from ..scheduling import Work
 from .base import Bound, Method
 
 
-@dataclass
+@dataclass(eq=False)
 class MultiDiffusion(Method):
     """After every step ``z = merge(x_s)`` and ``x_s = project(z)`` (Bar-Tal et al. 2023, eq. 3 and 5).
 
@@ -74,7 +74,7 @@ class _BoundMultiDiffusion(MergedStates[MultiDiffusion]):
         own = run.canvas.regions[[i for i, _ in work]].to(x)
         own[[i == 0 for i, _ in work]] = 1.0
         x = torch.lerp(self._flat_colour(work[0][1]), x, own)
-        return Estimates(x, run.network.predict(x, work), moved=True)
+        return Estimates(x, run.network.predict(x, work), moved=[i != 0 for i, _ in work])
 
     def _flat_colour(self, step: int) -> torch.Tensor:
         """A flat colour [1, C, h, w] at the step's noise, drawn once a step, whatever the batches."""

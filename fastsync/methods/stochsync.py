@@ -23,7 +23,7 @@ FAST_INNER_STEPS = 20
 OVERLAP = 0.05  # share of a view up to which two views count as disjoint
 
 
-@dataclass
+@dataclass(eq=False)
 class StochSync(Method):
     """``x_t = a_t P z + b_t noise``, ``x0 = G(x_t)``, ``z = merge(x0)`` at linearly falling times t (Yeo et al. 2025).
 
@@ -107,6 +107,11 @@ class StochSync(Method):
                 "the steps between are deterministic."
             )
         schedule = prior.schedule
+        if schedule.continuous:
+            raise ValueError(
+                "StochSync works at times of its own on the training's scale, and the scheduler's are log(sigma) / 4 "
+                "(timestep_type='continuous'): use another method, such as SyncTweedies."
+            )
         prior.steps(num_inference_steps)
         assert self.steps is not None and self.stop is not None  # filled in above
         times = torch.linspace(self.start, self.stop, self.steps, dtype=torch.float64)

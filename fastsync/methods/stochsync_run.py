@@ -102,7 +102,7 @@ class BoundStochSync(Bound["StochSync"]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that canvas."""
-        self.z, self.shown, self.latents = (state[name].to(self.z) for name in ("z", "shown", "latents"))
+        self.z, self.shown, self.latents = state["z"], state["shown"], state["latents"]
         self.done = set(state["done"])
 
     # ---- an outer step ----------------------------------------------------------------------------------------

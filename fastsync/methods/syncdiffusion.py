@@ -20,7 +20,7 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass
+@dataclass(eq=False)
 class SyncDiffusion(Method):
     """Before each step ``x <- x - w_k grad_x L(D(x0(x)), D(x0(anchor)))`` with ``w_k = w 0.95^k``, then MultiDiffusion.
 
@@ -95,7 +95,7 @@ class _BoundSyncDiffusion(MergedStates[SyncDiffusion]):
         moved = self._moves(step) and bool(run.sources[work[0][0]])
         if moved:
             x = x - settings.weight * settings.decay**step * self._gradient(work, x)
-        return Estimates(x, run.network.predict(x, work), moved=moved)
+        return Estimates(x, run.network.predict(x, work), moved=[moved] * len(work))
 
     def _moves(self, step: int) -> bool:
         settings = self.settings

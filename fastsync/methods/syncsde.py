@@ -15,7 +15,7 @@ from .base import Bound, Method
 from .coupling import Rule, coupling_table
 
 
-@dataclass
+@dataclass(eq=False)
 class SyncSDE(Method):
     """``eps~ = eps + M (x - T(x')) (1/lambda)(t/T_max) / b_t``, then the plain step (docs/mathematics.md, "SyncSDE").
 

@@ -15,7 +15,7 @@ from .base import Bound, Method
 _AT_ONCE = 4  # views in the decoder, which takes much memory
 
 
-@dataclass
+@dataclass(eq=False)
 class SyncTweedies(Method):
     """``x0' = project(merge(x0))`` and ``eps' = (x_t - a x0') / b``, then the step (Kim et al. 2024, case 2).
 

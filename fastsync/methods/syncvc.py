@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
-@dataclass
+@dataclass(eq=False)
 class SyncVC(Method):
     """Synchronisation by variational control (docs/mathematics.md, "SyncVC").
 

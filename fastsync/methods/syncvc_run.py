@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,6 +43,11 @@ class BoundSyncVC(Bound["SyncVC"]):
         if settings.feature_reuse:
             run.network.deep_features()  # refuses early what the prior does not have
         run.noise.candidates = 0 if settings.search is None else settings.search - 1
+        if settings.control_window is not None and run.prior.schedule.continuous:
+            raise ValueError(
+                "control_window names times on the training's scale, and the scheduler's are log(sigma) / 4 "
+                "(timestep_type='continuous'): use control_window=None."
+            )
         high, low = settings.control_window or (math.inf, -math.inf)
         times = run.times.host_times.double() * (TIMES / run.prior.schedule.num_train_timesteps)
         self._steered = ((low <= times) & (times <= high)).tolist()
@@ -76,6 +81,14 @@ class BoundSyncVC(Bound["SyncVC"]):
         """As every method's; then let go of what rewards kept for views that have read it."""
         super().advance(work)
         self._rewards.done(work)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What rewards keep of views that others have not read yet."""
+        return self._rewards.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with that."""
+        self._rewards.load_state_dict(state)
 
     def compose(self, views: torch.Tensor) -> torch.Tensor:
         """The final canvas, painted in work order or merged."""

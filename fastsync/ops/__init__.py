@@ -1,7 +1,8 @@
 """Tensor functions between two network calls: for each, the eager reference that is its specification, fast backends.
 
-Ops know no method, canvas or prior; they take tensors and per-sample coefficients. Each is registered with
-`torch.library` as ``fastsync::<name>``, so that compiled code passes through it; `dispatch` chooses the backend.
+Ops know no method, canvas or prior; they take tensors and per-sample coefficients. Each is declared once, by
+:func:`fastsync.ops.declare.define` in its own file, which registers it with `torch.library` as ``fastsync::<name>``, so
+that compiled code passes through it; `dispatch` chooses the backend.
 Results are contiguous, whatever the arguments' layout, and share no memory with an argument or each other. Half types
 are computed in float32.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import widened
 
 
@@ -48,64 +50,72 @@ def merge_reference(
     return torch.where(total > 0, canvas / torch.where(total > 0, total, 1), background).to(views.dtype)
 
 
-@torch.library.custom_op("fastsync::accumulate", mutates_args=())
-def _accumulate(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    return dispatch.choose("accumulate", views)(views, origins, size)
+def _accumulate_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.window = given.views.shape[2:]
+    ctx.save_for_backward(given.origins)
 
 
-@_accumulate.register_fake
-def _(views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    return views.new_empty(1, views.shape[1], *size)
+def _accumulate_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (crop(g, ctx.saved_tensors[0], ctx.window),)
 
 
-def _remember_accumulate(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    views, origins, _ = inputs
-    ctx.window = views.shape[2:]
-    ctx.save_for_backward(origins)
+def _accumulate_samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for window, size, origins in draw.windows:
+        for layout in LAYOUTS:
+            views = draw.normal(len(origins), *window, layout=layout)
+            yield views, torch.tensor(origins, device=draw.device), list(size)
 
 
-def _accumulate_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
-    return crop(g, ctx.saved_tensors[0], ctx.window), None, None
+ACCUMULATE = define(
+    "accumulate",
+    reference=accumulate_reference,
+    triton="merge",
+    native=("cpu",),
+    fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
+    differentiable=("views",),
+    setup_context=_accumulate_context,
+    backward=_accumulate_backward,
+    samples=_accumulate_samples,
+)
 
 
-_accumulate.register_autograd(_accumulate_backward, setup_context=_remember_accumulate)
+def _merge_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.window, ctx.count, ctx.size = given.views.shape[2:], len(given.views), given.size
+    ctx.keeps = given.previous is not None
+    ctx.save_for_backward(given.weights, given.origins)
 
 
-@torch.library.custom_op("fastsync::merge", mutates_args=())
-def _merge(
-    views: torch.Tensor,
-    weights: torch.Tensor,
-    origins: torch.Tensor,
-    size: Sequence[int],
-    previous: torch.Tensor | None,
-) -> torch.Tensor:
-    return dispatch.choose("merge", views)(views, weights, origins, size, previous)
-
-
-@_merge.register_fake
-def _(
-    views: torch.Tensor, weights: torch.Tensor, origins: torch.Tensor, size: Sequence[int], previous: Any
-) -> torch.Tensor:
-    return views.new_empty(1, views.shape[1], *size)
-
-
-def _remember_merge(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    views, weights, origins, ctx.size, previous = inputs
-    ctx.window, ctx.count, ctx.keeps = views.shape[2:], len(views), previous is not None
-    ctx.save_for_backward(weights, origins)
-
-
-def _merge_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+def _merge_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     weights, origins = ctx.saved_tensors
     weights = weights.to(g)
-    total = _accumulate(weights.expand(ctx.count, -1, -1, -1).contiguous(), origins, ctx.size)
+    total = dispatch.call(ACCUMULATE, weights.expand(ctx.count, -1, -1, -1).contiguous(), origins, ctx.size)
     covered = total > 0
     mean = torch.where(covered, g / torch.where(covered, total, 1), 0)
     g_views = torch.where(weights != 0, weights * crop(mean, origins, ctx.window), 0)
-    return g_views, None, None, None, (torch.where(covered, 0, g) if ctx.keeps else None)
+    return g_views, torch.where(covered, 0, g) if ctx.keeps else None
 
 
-_merge.register_autograd(_merge_backward, setup_context=_remember_merge)
+def _merge_samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for views, origins, size in _accumulate_samples(draw):
+        previous = draw.normal(1, views.shape[1], *size)
+        for shared, kept in ((False, previous), (True, None)):
+            weights = draw.mask(1 if shared else len(views), 1, *views.shape[2:])
+            # Without weight a view is not read.
+            unread = views.masked_fill(weights == 0, float("nan"))
+            yield unread, weights, origins, size, kept
+
+
+MERGE = define(
+    "merge",
+    reference=merge_reference,
+    triton="merge",
+    native=("cpu",),
+    fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
+    differentiable=("views", "previous"),
+    setup_context=_merge_context,
+    backward=_merge_backward,
+    samples=_merge_samples,
+)
 
 
 def accumulate(views: torch.Tensor, origins: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -120,8 +130,7 @@ def accumulate(views: torch.Tensor, origins: torch.Tensor, size: tuple[int, int]
         Canvas [1, C, H, W]; views are added in their order, so equal inputs give equal bits. Differentiable in views.
     """
     _check("accumulate", views, origins, size)
-    canvas: torch.Tensor = dispatch.call("accumulate", _accumulate, views, views, origins, list(size))
-    return canvas
+    return dispatch.call(ACCUMULATE, views, origins, list(size))
 
 
 def merge(
@@ -147,9 +156,7 @@ def merge(
         raise ValueError(f"merge: weights must be {expected}, got {list(weights.shape)}.")
     if previous is not None and previous.shape != (1, views.shape[1], *size):
         raise ValueError(f"merge: previous must be {[1, views.shape[1], *size]}, got {list(previous.shape)}.")
-    arguments = (views, weights.to(views.dtype), origins, list(size), previous)
-    canvas: torch.Tensor = dispatch.call("merge", _merge, views, *arguments)
-    return canvas
+    return dispatch.call(MERGE, views, weights.to(views.dtype), origins, list(size), previous)
 
 
 def _check(name: str, views: torch.Tensor, origins: torch.Tensor, size: Sequence[int]) -> None:

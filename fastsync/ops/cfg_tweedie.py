@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import check_per_sample, check_same, per_sample, widened
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
@@ -63,31 +66,17 @@ def reference(
     return x0.to(x.dtype).contiguous(), eps.to(x.dtype).contiguous()
 
 
-@torch.library.custom_op("fastsync::cfg_tweedie", mutates_args=())
-def _op(
-    raw: torch.Tensor,
-    raw_uncond: torch.Tensor | None,
-    x: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    guidance: torch.Tensor,
-    prediction_type: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return dispatch.choose("cfg_tweedie", x)(raw, raw_uncond, x, a, b, guidance, prediction_type)
+def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return given.x.new_empty(given.x.shape), given.x.new_empty(given.x.shape)
 
 
-@_op.register_fake
-def _(raw: torch.Tensor, raw_uncond: torch.Tensor | None, x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.prediction_type = given.prediction_type
+    ctx.save_for_backward(given.a, given.b, given.guidance)
+    ctx.dtypes = given.raw.dtype, None if given.raw_uncond is None else given.raw_uncond.dtype, given.x.dtype
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    raw, raw_uncond, x, a, b, guidance, ctx.prediction_type = inputs
-    ctx.save_for_backward(a, b, guidance)
-    ctx.dtypes = raw.dtype, None if raw_uncond is None else raw_uncond.dtype, x.dtype
-
-
-def _backward(ctx: Any, g_x0: torch.Tensor, g_eps: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g_x0: torch.Tensor, g_eps: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     a, b, guidance = ctx.saved_tensors
     raw, uncond, x = ctx.dtypes
     wide = widened(g_x0)
@@ -96,10 +85,32 @@ def _backward(ctx: Any, g_x0: torch.Tensor, g_eps: torch.Tensor) -> tuple[Any, .
     s = per_sample(guidance, wide)
     g_raw = (g_r if uncond is None else s * g_r).to(raw)
     g_uncond = None if uncond is None else ((1.0 - s) * g_r).to(uncond)
-    return g_raw, g_uncond, (px * wide + qx * g_eps).to(x), None, None, None, None
+    return g_raw, g_uncond, (px * wide + qx * g_eps).to(x)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for shape in draw.shapes:
+        for i, kind in reversed(list(enumerate(PREDICTION_TYPES * 2))):
+            raw, uncond, x = (draw.normal(*shape, layout=LAYOUTS[i % 3]) for _ in range(3))
+            if i == 5:  # a half-precision network beside states of more precision
+                raw, uncond = raw.half(), uncond.half()
+            a, b = draw.uniform(shape[0], low=0.2), draw.uniform(shape[0], low=0.2)
+            guidance = draw.uniform(shape[0], low=1.0, high=8.0)
+            yield raw, uncond if i >= 3 else None, x, a, b, guidance, kind
+
+
+OP = define(
+    "cfg_tweedie",
+    reference=reference,
+    triton="cfg_tweedie",
+    native=("cpu",),
+    dispatch_on="x",
+    fake=_fake,
+    differentiable=("raw", "raw_uncond", "x"),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def cfg_tweedie(
@@ -131,6 +142,4 @@ def cfg_tweedie(
     if not isinstance(guidance_scale, torch.Tensor):
         guidance_scale = a.new_full((len(x),), float(guidance_scale))
     check_per_sample("cfg_tweedie", len(x), a=a, b=b, guidance_scale=guidance_scale)
-    arguments = (raw, raw_uncond, x, a, b, guidance_scale, prediction_type)
-    x0, eps = dispatch.call("cfg_tweedie", _op, x, *arguments)
-    return x0, eps
+    return dispatch.call(OP, raw, raw_uncond, x, a, b, guidance_scale, prediction_type)

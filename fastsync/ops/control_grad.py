@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch, neighbour
 from .cfg_tweedie import PREDICTION_TYPES, linear_form
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import check_per_sample, check_same, per_sample, widened
 
 ESTIMATES = "estimates"  # the prediction type of a prior that hands out (x0, eps) and no raw output
@@ -60,58 +62,25 @@ def reference(
     return loss.to(dtype), g_raw.to(dtype).contiguous(), direct.to(dtype).contiguous(), peak.to(dtype)
 
 
-@torch.library.custom_op("fastsync::control_grad", mutates_args=())
-def _op(
-    x: torch.Tensor,
-    eps: torch.Tensor,
-    eps_free: torch.Tensor,
-    control: torch.Tensor,
-    overlap_gradient: torch.Tensor,
-    reward_gradient: torch.Tensor | None,
-    source: torch.Tensor,
-    place: torch.Tensor,
-    index: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    coupling: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    guidance: torch.Tensor,
-    kl_weight: torch.Tensor,
-    reward_weight: float,
-    control_cost: float,
-    period: Sequence[int],
-    prediction_type: str,
-    guided: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    address = (source, place, index, mask)
-    numbers = (coupling, a, b, guidance, kl_weight, reward_weight, control_cost, period, prediction_type, guided)
-    tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient)
-    return dispatch.choose("control_grad", x)(*tensors, *address, *numbers)
+def _fake(given: Any) -> tuple[torch.Tensor, ...]:
+    x, halves = given.x, 2 if given.guided or given.prediction_type == ESTIMATES else 1
+    g_raw = x.new_empty(halves * len(x), *x.shape[1:])
+    return x.new_empty(len(x)), g_raw, x.new_empty(x.shape), x.new_empty(len(x))
 
 
-def _halves(prediction_type: str, guided: bool) -> int:
-    return 2 if guided or prediction_type == ESTIMATES else 1
-
-
-@_op.register_fake
-def _(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    batch = x.shape[0]
-    g_raw = x.new_empty(_halves(rest[-2], rest[-1]) * batch, *x.shape[1:])
-    return x.new_empty(batch), g_raw, x.new_empty(x.shape), x.new_empty(batch)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x, eps, eps_free, control, _, reward_gradient, source, place, index, mask = inputs[:10]
-    coupling, a, b, guidance, kl_weight = inputs[10:15]
-    ctx.reward_weight, ctx.control_cost, ctx.period, ctx.prediction_type, ctx.guided = inputs[15:]
-    ctx.rewarded = reward_gradient is not None
-    ctx.save_for_backward(x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight)
+def _setup_context(ctx: Any, given: Any, output: tuple[torch.Tensor, ...]) -> None:
+    ctx.reward_weight, ctx.control_cost, ctx.period = given.reward_weight, given.control_cost, given.period
+    ctx.prediction_type, ctx.guided = given.prediction_type, given.guided
+    ctx.rewarded = given.reward_gradient is not None
+    states = (given.x, given.eps, given.eps_free, given.control)
+    numbers = (given.coupling, given.a, given.b, given.guidance, given.kl_weight)
+    ctx.save_for_backward(*states, given.source, given.place, given.index, given.mask, *numbers)
     ctx.mark_non_differentiable(output[3])
 
 
 def _backward(
     ctx: Any, g_loss: torch.Tensor, g_raw: torch.Tensor, g_direct: torch.Tensor, _: torch.Tensor
-) -> tuple[Any, ...]:
+) -> tuple[torch.Tensor | None, ...]:
     x, eps, eps_free, control, source, place, index, mask, coupling, a, b, guidance, kl_weight = ctx.saved_tensors
     dtype, x, control, g_raw, g_direct = x.dtype, *(widened(t) for t in (x, control, g_raw, g_direct))
     target, weight = neighbour.read(source, place, index, mask, ctx.period, x)
@@ -133,13 +102,54 @@ def _backward(
     g_deviation = 2.0 * kappa * (to_eps + per_view * deviation)
     g_x = torch.where(weight != 0, pull * g_deviation, 0)
     g_control = 2.0 * ctx.control_cost * (g_direct + per_view * control)
-    g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[6] else None
+    wanted = ctx.needs_input_grad[OP.position("source")]
+    g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if wanted else None
     g_reward = -to_x0 if ctx.rewarded else None
     gradients = (g_x, g_deviation, -g_deviation, g_control, ctx.reward_weight * to_x0, g_reward)
-    return *(None if g is None else g.to(dtype) for g in gradients), g_source, *[None] * 13
+    return *(None if g is None else g.to(dtype) for g in gradients), g_source
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    def case(
+        shape: Sequence[int],
+        layout: str,
+        address: tuple[Any, ...],
+        kind: str,
+        rewarded: bool,
+        guided: bool,
+        control_cost: float,
+    ) -> tuple[Any, ...]:
+        *tensors, reward_gradient = (draw.normal(*shape, layout=layout) for _ in range(6))
+        a, b = draw.uniform(shape[0], low=0.3), draw.uniform(shape[0], low=0.3)
+        if kind == "v_prediction":
+            a, b = (c / (a.square() + b.square()).sqrt() for c in (a, b))
+        coupling, kl = draw.uniform(shape[0], high=1.5), draw.uniform(shape[0], high=0.5)
+        guidance = draw.uniform(shape[0], low=1.0, high=7.5)
+        source, place, index, mask, period = address
+        numbers = (coupling, a, b, guidance, kl, 1.7, control_cost)
+        states = (*tensors, reward_gradient if rewarded else None)
+        return *states, source, place, index, mask, *numbers, period, kind, guided
+
+    full = neighbour.sample(draw, draw.shapes[0])
+    yield case(draw.shapes[0], "contiguous", full, "epsilon", True, True, 0.2)
+    kinds = ("epsilon", "v_prediction", "sample", "flow", ESTIMATES)
+    for shape in draw.shapes:
+        for i, address in enumerate(neighbour.samples(draw, shape)):
+            control_cost = 0.2 if i % 3 else 0.0
+            yield case(shape, LAYOUTS[i % 3], address, kinds[i % 5], i % 2 == 0, i % 2 == 1, control_cost)
+
+
+OP = define(
+    "control_grad",
+    reference=reference,
+    triton="control_grad",
+    native=("cpu",),
+    fake=_fake,
+    differentiable=("x", "eps", "eps_free", "control", "overlap_gradient", "reward_gradient", "source"),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def control_grad(
@@ -199,5 +209,4 @@ def control_grad(
     neighbour.check("control_grad", x, source, place, index, mask, period)
     tensors = (x, eps, eps_free, control, overlap_gradient, reward_gradient, source, place, index, mask)
     numbers = (coupling, a, b, guidance, kl_weight, float(reward_weight), float(control_cost), list(period))
-    loss, g_raw, direct, peak = dispatch.call("control_grad", _op, x, *tensors, *numbers, prediction_type, guided)
-    return loss, g_raw, direct, peak
+    return dispatch.call(OP, *tensors, *numbers, prediction_type, guided)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import Draw
 from .shapes import check_per_sample, check_same, per_sample, widened
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -39,27 +42,29 @@ def reference(
     return (x + control_strength * u).to(x.dtype).contiguous()
 
 
-@torch.library.custom_op("fastsync::control_update", mutates_args=("control", "first_moment", "second_moment"))
-def _op(
-    control: torch.Tensor,
-    first_moment: torch.Tensor,
-    second_moment: torch.Tensor,
-    vjp: torch.Tensor,
-    scale: torch.Tensor | None,
-    direct: torch.Tensor,
-    x: torch.Tensor,
-    iteration: int,
-    lr: float,
-    control_strength: float,
-) -> torch.Tensor:
-    tensors = (control, first_moment, second_moment, vjp, scale, direct, x)
-    return dispatch.choose("control_update", x)(*tensors, iteration, lr, control_strength)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for shape in draw.shapes:
+        for i in reversed(range(4)):
+            layout = "channels_last" if i == 1 else "contiguous"
+            control, first, direct, x = (draw.normal(*shape, layout=layout) for _ in range(4))
+            second = draw.normal(*shape, layout=layout).square() + 0.1
+            # What comes out of the network may have another layout and dtype.
+            vjp = draw.normal(*shape, layout="strided" if i == 2 else "channels_last")
+            vjp = vjp.half() if i == 3 else vjp
+            scale = draw.uniform(shape[0], low=0.5, high=2.0) if i % 2 else None
+            yield control, first, second, vjp, scale, direct, x, i, 0.02, 1.0 if i < 2 else 0.3
 
 
-@_op.register_fake
-def _(control: torch.Tensor, *rest: Any) -> torch.Tensor:
-    x = rest[5]
-    return x.new_empty(x.shape)
+OP = define(
+    "control_update",
+    reference=reference,
+    triton="control_update",
+    native=("cpu",),
+    dispatch_on="x",
+    mutates=("control", "first_moment", "second_moment"),
+    fake=lambda given: given.x.new_empty(given.x.shape),
+    samples=_samples,
+)
 
 
 def control_update(
@@ -90,7 +95,4 @@ def control_update(
     check_same("control_update", "x", x.shape, first_moment=first_moment, second_moment=second_moment)
     check_per_sample("control_update", len(x), scale=scale)
     tensors = (control, first_moment, second_moment, vjp, scale, direct, x)
-    moved: torch.Tensor = dispatch.call(
-        "control_update", _op, x, *tensors, iteration, float(lr), float(control_strength)
-    )
-    return moved
+    return dispatch.call(OP, *tensors, iteration, float(lr), float(control_strength))

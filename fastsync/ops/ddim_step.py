@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch, neighbour
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import check_per_sample, check_same, per_sample, widened
 
 
@@ -37,50 +39,53 @@ def reference(
     return x_next.to(x0.dtype).contiguous()
 
 
-@torch.library.custom_op("fastsync::ddim_step", mutates_args=())
-def _op(
-    x0: torch.Tensor,
-    eps: torch.Tensor,
-    a_next: torch.Tensor,
-    direction: torch.Tensor,
-    sigma: torch.Tensor,
-    noise: torch.Tensor | None,
-    pull: torch.Tensor | None,
-    x: torch.Tensor | None,
-    source: torch.Tensor | None,
-    place: torch.Tensor | None,
-    index: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    period: Sequence[int],
-) -> torch.Tensor:
-    arguments = (x0, eps, a_next, direction, sigma, noise, pull, x, source, place, index, mask, period)
-    return dispatch.choose("ddim_step", x0)(*arguments)
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.period, ctx.noisy = given.period, given.noise is not None
+    numbers = (given.a_next, given.direction, given.sigma, given.pull)
+    ctx.save_for_backward(*numbers, given.source, given.place, given.index, given.mask)
 
 
-@_op.register_fake
-def _(x0: torch.Tensor, *_: Any) -> torch.Tensor:
-    return x0.new_empty(x0.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x0, _, a_next, direction, sigma, noise, pull, _, source, place, index, mask, ctx.period = inputs
-    ctx.save_for_backward(a_next, direction, sigma, pull, source, place, index, mask)
-    ctx.noisy = noise is not None
-
-
-def _backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     a_next, direction, sigma, pull, source, place, index, mask = ctx.saved_tensors
     g_noise = per_sample(sigma, g) * g if ctx.noisy else None
     g_x = g_source = None
     if pull is not None:
         weight = neighbour.weights(source, place, index, mask, ctx.period, g)
         g_x = torch.where(weight != 0, -per_sample(pull, g) * weight * g, 0)
-        g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[8] else None
-    g_x0, g_eps = per_sample(a_next, g) * g, per_sample(direction, g) * g
-    return g_x0, g_eps, None, None, None, g_noise, None, g_x, g_source, None, None, None, None
+        if ctx.needs_input_grad[OP.position("source")]:
+            g_source = neighbour.scatter(-g_x, source, place, index, ctx.period)
+    return per_sample(a_next, g) * g, per_sample(direction, g) * g, g_noise, g_x, g_source
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    def case(shape: Sequence[int], layout: str, noisy: bool, address: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        x0, eps, noise = (draw.normal(*shape, layout=layout) for _ in range(3))
+        x = None if address is None else draw.normal(*shape, layout=layout)
+        numbers = [draw.uniform(shape[0]) for _ in range(3)]
+        step = (x0, eps, *numbers, noise if noisy else None)
+        if address is None:
+            return *step, *[None] * 6, [0, 0]
+        return *step, draw.uniform(shape[0], high=2.0), x, *address
+
+    yield case(draw.shapes[0], "contiguous", True, neighbour.sample(draw, draw.shapes[0]))
+    for shape in draw.shapes:
+        for i, layout in enumerate(LAYOUTS):
+            yield case(shape, layout, i > 0, None)
+        for i, address in enumerate(neighbour.samples(draw, shape)):
+            yield case(shape, LAYOUTS[i % 3], i % 2 == 1, address)
+
+
+OP = define(
+    "ddim_step",
+    reference=reference,
+    triton="ddim_step",
+    native=("cpu",),
+    fake=lambda given: given.x0.new_empty(given.x0.shape),
+    differentiable=("x0", "eps", "noise", "x", "source"),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def ddim_step(
@@ -117,6 +122,5 @@ def ddim_step(
         if x is None or source is None or place is None:
             raise ValueError("ddim_step: pull needs x, source and place: pass them, or leave pull out.")
         neighbour.check("ddim_step", x0, source, place, index, mask, period)
-    arguments = (noise, pull, x, source, place, index, mask, list(period))
-    x_next: torch.Tensor = dispatch.call("ddim_step", _op, x0, x0, eps, a_next, direction, sigma, *arguments)
-    return x_next
+    coupling = (pull, x, source, place, index, mask, list(period))
+    return dispatch.call(OP, x0, eps, a_next, direction, sigma, noise, *coupling)

@@ -20,39 +20,17 @@ from typing import Any
 import torch
 
 from . import _ext
-from .examples import example
+from .registry import OPS, Kernel, Op
+from .samples import Draw
 
 BACKENDS = ("eager", "triton", "native")
-Kernel = Callable[..., Any]
-
-_REFERENCES = {
-    "cfg_tweedie": "cfg_tweedie:reference",
-    "ddim_step": "ddim_step:reference",
-    "overlap_loss": "overlap_loss:reference",
-    "control_grad": "control_grad:reference",
-    "scale_cotangent": "scale_cotangent:reference",
-    "control_update": "control_update:reference",
-    "transform": "transform:reference",
-    "accumulate": "accumulate:accumulate_reference",
-    "merge": "accumulate:merge_reference",
-    "resample": "resample:resample_reference",
-    "splat": "resample:splat_reference",
-    "uv_accumulate": "uv_accumulate:reference",
-}
-OPS = tuple(_REFERENCES)
-# File of fastsync.kernels that holds each op's launcher.
-_TRITON = {op: op for op in OPS if op != "uv_accumulate"} | {"accumulate": "merge", "splat": "resample"}
+RANKED = ("native", "triton", "eager")  # the fastest first
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_NATIVE = {
-    "cpu": tuple(op for op in OPS if op != "scale_cotangent"),
-    "cuda": ("splat", "uv_accumulate"),
-}
 _NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": _TRITON_DTYPES}
-_RANKED = ("native", "triton", "eager")
-_MUTATED = {"control_update": 3}  # how many of the first arguments an op changes in place
+_NO_TENSORS = frozenset((type(None), bool, int, float, str, list))  # a look-up here is faster than isinstance
 _warned: set[tuple[str, str]] = set()
 
-# Who looks on, as torch itself asks. Where a version of torch has other names, everyone is taken to be watched.
+# Private torch hooks that tell whether a mode or transform would see this call; if absent, assume yes.
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _functions: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
 _transforms: Callable[[], object] = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: 1)
@@ -63,17 +41,17 @@ def choose(op: str, tensor: torch.Tensor) -> Kernel:
     return _choose(op, tensor.device.type, tensor.dtype, os.environ.get("FASTSYNC_BACKEND", ""))
 
 
-def call(op: str, registered: Kernel, tensor: torch.Tensor, *arguments: Any) -> Any:
-    """``registered(*arguments)``, the form of ``op`` that torch.library knows.
+def call(op: Op, *arguments: Any) -> Any:
+    """The op's results: through torch.library where something has to see the call, else straight from the backend.
 
-    Where nobody records, traces or watches, the backend itself is called: torch.library's way costs as much time as
-    the work on a batch of latents. ``tensor`` decides the backend.
+    Autograd, compilation, modes, transforms and tensor subclasses have to see it. Otherwise torch.library is passed by,
+    because it takes as long as the work on a batch of latents.
     """
     if torch.compiler.is_compiling() or _is_watched(arguments):
-        return registered(*arguments)
-    result = choose(op, tensor)(*arguments)
-    if op in _MUTATED:  # autograd must notice, if it saved one of them
-        torch.autograd.graph.increment_version(arguments[: _MUTATED[op]])
+        return op.registered(*arguments)
+    result = choose(op.name, arguments[op.dispatch_on])(*arguments)
+    if op.mutates:  # autograd must notice if it saved one of them
+        torch.autograd.graph.increment_version([arguments[position] for position in op.mutates])
     return result
 
 
@@ -90,9 +68,8 @@ def kernel(op: str, backend: str) -> Kernel:
     if backend == "native":
         return getattr(_ext.load(), op)
     if backend == "triton":
-        return getattr(importlib.import_module(f"fastsync.kernels.{_TRITON[op]}"), op)
-    module, name = _REFERENCES[op].split(":")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        return getattr(importlib.import_module(f"fastsync.kernels.{OPS[op].triton}"), op)
+    return OPS[op].reference
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -108,7 +85,7 @@ def table() -> list[tuple[str, str, str]]:
 
 
 def self_test(op: str, backend: str) -> str:
-    """Run ``op`` on a small example on every device where ``backend`` runs it, and compare with the reference.
+    """Run ``op`` on its first sample on every device where ``backend`` runs it, and compare with the reference.
 
     Returns:
         The largest relative deviation on each device, e.g. ``"cpu 1e-07, cuda 2e-07"``.
@@ -125,10 +102,12 @@ def self_test(op: str, backend: str) -> str:
         # Two sets of equal arguments: what an op changes in place is compared as well.
         results = []
         for function in (kernel(op, backend), kernel(op, "eager")):
-            arguments = example(op, device)
+            arguments = next(iter(OPS[op].samples(Draw(torch.float32, device, seed=0))))
             outputs = function(*arguments)
             outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-            results.append([t for t in (*outputs, *arguments) if isinstance(t, torch.Tensor) and t.is_floating_point()])
+            given = [a for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()]
+            # Samples hold NaN where they must not be read.
+            results.append([*outputs, *(a.nan_to_num(7.0) for a in given)])
         error = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-9)) for a, b in zip(*results, strict=True))
         if not error < 1e-4:
             raise RuntimeError(
@@ -140,15 +119,17 @@ def self_test(op: str, backend: str) -> str:
 
 
 def _is_watched(arguments: tuple[Any, ...]) -> bool:
-    """Whether anything but the result depends on the call: autograd, transforms, modes, subclasses of tensors."""
+    """Whether autograd, a transform, a mode or a tensor subclass has to see the call."""
     if _modes() or _functions() or _transforms() is not None or torch.jit.is_tracing():
         return True
     recording = torch.is_grad_enabled()
     for a in arguments:
-        if isinstance(a, torch.Tensor):
-            if type(a) is not torch.Tensor and type(a) is not torch.nn.Parameter:
-                return True
+        kind = type(a)
+        if kind is torch.Tensor:
             if recording and a.requires_grad:
+                return True
+        elif kind not in _NO_TENSORS and isinstance(a, torch.Tensor):
+            if kind is not torch.nn.Parameter or recording and a.requires_grad:
                 return True
     return False
 
@@ -171,7 +152,7 @@ def _choose(op: str, device: str, dtype: torch.dtype, wish: str) -> Kernel:
             f"FASTSYNC_BACKEND={wish} is not possible for {op} on {device} in {dtype}: {reason}. Another backend runs "
             "it; unset FASTSYNC_BACKEND to choose freely.",
         )
-    for backend in _RANKED:
+    for backend in RANKED:
         if _unsuited(op, backend, device, dtype, forced=False):
             continue
         reason = _missing(op, backend, device)
@@ -191,7 +172,7 @@ def _missing(op: str, backend: str, device: str) -> str:
         try:
             kernel(op, backend)
         except Exception as error:  # whatever it is, eager still runs
-            return f"fastsync.kernels.{_TRITON[op]} does not load ({error}): install fastsync and Triton anew"
+            return f"fastsync.kernels.{OPS[op].triton} does not load ({error}): install fastsync and Triton anew"
     if backend == "native":
         native = _ext.load()
         if native is None:
@@ -206,7 +187,7 @@ def _missing(op: str, backend: str, device: str) -> str:
 def _unsuited(op: str, backend: str, device: str, dtype: torch.dtype, forced: bool) -> str:
     """What a backend is not made for; empty if it is."""
     if backend == "triton":
-        if op not in _TRITON:
+        if OPS[op].triton is None:
             return f"{op} has no Triton kernel"
         if device not in ("cpu", "cuda"):
             return f"Triton kernels do not run on {device}"
@@ -215,7 +196,7 @@ def _unsuited(op: str, backend: str, device: str, dtype: torch.dtype, forced: bo
         if device == "cpu" and not (forced and os.environ.get("TRITON_INTERPRET") == "1"):
             return "Triton only interprets on a CPU, for tests: set TRITON_INTERPRET=1 before Triton is imported"
     if backend == "native":
-        if op not in _NATIVE.get(device, ()):
+        if device not in OPS[op].native:
             return f"fastsync._C has no {op} for {device}"
         if dtype not in _NATIVE_DTYPES[device]:
             return f"fastsync._C has no {op} in {dtype} for {device}"

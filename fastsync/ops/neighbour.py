@@ -10,8 +10,11 @@ cells that then lie outside the source are outside the overlap, and a slot below
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+
+from .samples import Draw, Shape
 
 
 def read(
@@ -106,3 +109,67 @@ def check(
             f"{name}: period must be two numbers, each 0 or at least the source's side {tuple(source.shape[2:])}, got "
             f"{tuple(period)}."
         )
+
+
+def sample(draw: Draw, shape: Shape) -> tuple[Any, ...]:
+    """One ``(source, place, index, mask, period)`` for views of a shape (B, C, h, w), with mask and period."""
+    return samples(draw, shape)[3]
+
+
+def samples(draw: Draw, shape: Shape) -> list[tuple[Any, ...]]:
+    """``(source, place, index, mask, period)`` of many kinds for views of a shape (B, C, h, w).
+
+    Empty and full overlaps are among them. What must not be read holds NaN.
+    """
+    batch, channels, height, width = shape
+    slots, rows, columns = 3, height + 2, max(1, width - 1)
+    capacity = rows * columns
+
+    def place(dy: tuple[int, int], dx: tuple[int, int]) -> torch.Tensor:
+        parts = [draw.integers(0, slots, batch), draw.integers(*dy, batch), draw.integers(*dx, batch)]
+        return torch.stack(parts, 1)
+
+    def source(layout: str = "contiguous") -> torch.Tensor:
+        return draw.normal(slots, channels, rows, columns, layout=layout)
+
+    shift, half = place((-2, 3), (0, width)), place((-height, height), (-width, width))
+    partly = shift.clone()
+    partly[0, 0] = -1
+    far = shift + torch.tensor([0, 1000, 0], device=shift.device)
+    onward = draw.integers(-capacity, 2 * capacity, batch, height, width).clamp_min(-1)
+    first = torch.zeros_like(shift)
+    first[:, 0] = draw.integers(0, 2, batch)  # the index may reach into the next slot
+    nowhere = first.clone()
+    nowhere[-1, 0] = -1
+    found = [
+        (source(), shift, None, None, [0, 0]),
+        (source("channels_last"), half, None, None, [0, 0]),
+        (source(), partly, None, draw.mask(batch, 1, height, width), [0, 0]),
+        (source(), half, None, draw.mask(batch, 1, height, width), [rows, columns]),
+        (source("channels_last"), half, None, None, [0, columns + 3]),
+        (source(), half, None, None, [rows + 1, 0]),
+        (source(), far, None, None, [0, 0]),
+        (source(), first, onward, None, [0, 0]),
+        (source("channels_last"), nowhere, onward, draw.mask(batch, 1, height, width), [0, 0]),
+    ]
+    like = torch.empty(shape, dtype=draw.dtype, device=draw.device)
+    return [_poisoned(*address, like) for address in found]
+
+
+def _poisoned(
+    source: torch.Tensor,
+    place: torch.Tensor,
+    index: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    period: Sequence[int],
+    like: torch.Tensor,
+) -> tuple[Any, ...]:
+    """The same address with NaN wherever source and mask must not be read."""
+    inside, flat = cells(source, place, index, period, like)
+    read = torch.zeros(source.shape[0] * source.shape[2] * source.shape[3], dtype=torch.bool, device=source.device)
+    weighs = inside if mask is None else inside & (mask[:, 0] != 0)
+    read[flat[weighs]] = True
+    read = read.reshape(source.shape[0], 1, *source.shape[2:])
+    source = source.masked_fill(~read, float("nan"))
+    mask = None if mask is None else mask.masked_fill(~inside[:, None], float("nan"))
+    return source, place, index, mask, period

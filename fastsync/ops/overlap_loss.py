@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch, neighbour
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import per_sample, widened
 
 
@@ -26,39 +28,45 @@ def reference(
     return difference.square().flatten(1).sum(1), gradient.contiguous()
 
 
-@torch.library.custom_op("fastsync::overlap_loss", mutates_args=())
-def _op(
-    x: torch.Tensor,
-    source: torch.Tensor,
-    place: torch.Tensor,
-    index: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    period: Sequence[int],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return dispatch.choose("overlap_loss", x)(x, source, place, index, mask, period)
+def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    x = given.x
+    return x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32)), x.new_empty(x.shape)
 
 
-@_op.register_fake
-def _(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32)), x.new_empty(x.shape)
+def _setup_context(ctx: Any, given: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.period = given.period
+    ctx.save_for_backward(given.x, given.source, given.place, given.index, given.mask, output[1])
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    x, source, place, index, mask, ctx.period = inputs
-    ctx.save_for_backward(x, source, place, index, mask, output[1])
-
-
-def _backward(ctx: Any, g_loss: torch.Tensor, g_gradient: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g_loss: torch.Tensor, g_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, source, place, index, mask, gradient = ctx.saved_tensors
     wide = widened(g_gradient)
     weight = neighbour.weights(source, place, index, mask, ctx.period, wide)
     g_x = per_sample(g_loss, wide) * gradient + 2.0 * weight.square() * wide
     g_x = torch.where(weight != 0, g_x, 0)
-    g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if ctx.needs_input_grad[1] else None
-    return g_x.to(x.dtype), g_source, None, None, None, None
+    wanted = ctx.needs_input_grad[OP.position("source")]
+    g_source = neighbour.scatter(-g_x, source, place, index, ctx.period) if wanted else None
+    return g_x.to(x.dtype), g_source
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    yield draw.normal(*draw.shapes[0]), *neighbour.sample(draw, draw.shapes[0])
+    for shape in draw.shapes:
+        for i, address in enumerate(neighbour.samples(draw, shape)):
+            yield draw.normal(*shape, layout=LAYOUTS[i % 3]), *address
+
+
+OP = define(
+    "overlap_loss",
+    reference=reference,
+    triton="overlap_loss",
+    native=("cpu",),
+    fake=_fake,
+    differentiable=("x", "source"),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def overlap_loss(
@@ -80,5 +88,4 @@ def overlap_loss(
         ``(loss [B], gradient [B, C, h, w])``; the loss at least in float32. Both are differentiable in x and source.
     """
     neighbour.check("overlap_loss", x, source, place, index, mask, period)
-    loss, gradient = dispatch.call("overlap_loss", _op, x, x, source, place, index, mask, list(period))
-    return loss, gradient
+    return dispatch.call(OP, x, source, place, index, mask, list(period))

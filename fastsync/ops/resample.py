@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import LAYOUTS, Draw
 from .shapes import widened
-from .taps import Taps
+from .taps import Taps, sort_reference
 
 
 def resample_reference(z: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -37,62 +39,81 @@ def splat_reference(
     return canvas.reshape(1, -1, *size).to(views.dtype)
 
 
-@torch.library.custom_op("fastsync::resample", mutates_args=())
-def _resample(z: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return dispatch.choose("resample", z)(z, index, weight)
+def _resample_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.size = list(given.z.shape[2:])
+    ctx.save_for_backward(given.index, given.weight)
 
 
-@_resample.register_fake
-def _(z: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return z.new_empty(index.shape[0], z.shape[1], *index.shape[1:3])
+def _resample_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (dispatch.call(SPLAT, g, *ctx.saved_tensors, None, None, None, ctx.size),)
 
 
-@torch.library.custom_op("fastsync::splat", mutates_args=())
-def _splat(
-    views: torch.Tensor,
-    index: torch.Tensor,
-    weight: torch.Tensor,
-    start: torch.Tensor | None,
-    pixel: torch.Tensor | None,
-    sorted_weight: torch.Tensor | None,
-    size: Sequence[int],
-) -> torch.Tensor:
-    return dispatch.choose("splat", views)(views, index, weight, start, pixel, sorted_weight, size)
+def _random_taps(draw: Draw, views: int, window: tuple[int, int], size: tuple[int, int], taps: int) -> Taps:
+    """Some taps are unused, some cells are read by nobody and one by many."""
+    cells = size[0] * size[1]
+    index = draw.integers(-cells // 4 - 1, cells, views, *window, taps).clamp_min(-1)
+    index[:, 0, 0, 0] = 0
+    weight = draw.uniform(views, *window, taps).to(torch.promote_types(draw.dtype, torch.float32))
+    return Taps(index.int(), weight, size)
 
 
-@_splat.register_fake
-def _(views: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return views.new_empty(1, views.shape[1], *rest[-1])
+def _resample_samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for views, window, size, taps, channels in draw.tables:
+        for layout in LAYOUTS:
+            table = _random_taps(draw, views, window, size, taps)
+            yield draw.normal(1, channels, *size, layout=layout), table.index, table.weight
 
 
-def _remember_resample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    z, index, weight = inputs
-    ctx.size = list(z.shape[2:])
-    ctx.save_for_backward(index, weight)
+RESAMPLE = define(
+    "resample",
+    reference=resample_reference,
+    triton="resample",
+    native=("cpu",),
+    fake=lambda given: given.z.new_empty(len(given.index), given.z.shape[1], *given.index.shape[1:3]),
+    differentiable=("z",),
+    setup_context=_resample_context,
+    backward=_resample_backward,
+    samples=_resample_samples,
+)
 
 
-def _resample_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
-    return _splat(g, *ctx.saved_tensors, None, None, None, ctx.size), None, None
+def _splat_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.save_for_backward(given.index, given.weight)
 
 
-def _remember_splat(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(inputs[1], inputs[2])
+def _splat_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (dispatch.call(RESAMPLE, g, *ctx.saved_tensors),)
 
 
-def _splat_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
-    return _resample(g, *ctx.saved_tensors), *[None] * 6
+def splat_samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    """Arguments of ``fastsync::splat``, with taps sorted and as they come."""
+    for views, window, size, taps, channels in draw.tables:
+        for layout in LAYOUTS:
+            table = _random_taps(draw, views, window, size, taps)
+            colours = draw.normal(views, channels, *window, layout=layout)
+            order = sort_reference(table.index, table.weight, size[0] * size[1])
+            for form in (order, (None, None, None)):
+                yield colours, table.index, table.weight, *form, list(size)
 
 
-_resample.register_autograd(_resample_backward, setup_context=_remember_resample)
-_splat.register_autograd(_splat_backward, setup_context=_remember_splat)
+SPLAT = define(
+    "splat",
+    reference=splat_reference,
+    triton="resample",
+    native=("cpu", "cuda"),
+    fake=lambda given: given.views.new_empty(1, given.views.shape[1], *given.size),
+    differentiable=("views",),
+    setup_context=_splat_context,
+    backward=_splat_backward,
+    samples=splat_samples,
+)
 
 
 def resample(z: torch.Tensor, taps: Taps) -> torch.Tensor:
     """Views [N, C, h, w] of a canvas z [1, C, H, W] by a table of taps; differentiable in z."""
     if z.ndim != 4 or z.shape[0] != 1 or tuple(z.shape[2:]) != tuple(taps.size):
         raise ValueError(f"resample: z must be [1, C, {taps.size[0]}, {taps.size[1]}], got {list(z.shape)}.")
-    views: torch.Tensor = dispatch.call("resample", _resample, z, z, *taps.tables(z.dtype)[:2])
-    return views
+    return dispatch.call(RESAMPLE, z, *taps.tables(z.dtype)[:2])
 
 
 def splat(views: torch.Tensor, taps: Taps) -> torch.Tensor:
@@ -101,8 +122,7 @@ def splat(views: torch.Tensor, taps: Taps) -> torch.Tensor:
     With sorted taps the sums have the same bits in every run; on a CPU they always have, for any number of threads.
     """
     check_views("splat", views, taps)
-    canvas: torch.Tensor = dispatch.call("splat", _splat, views, views, *taps.tables(views.dtype), list(taps.size))
-    return canvas
+    return dispatch.call(SPLAT, views, *taps.tables(views.dtype), list(taps.size))
 
 
 def check_views(name: str, views: torch.Tensor, taps: Taps) -> None:

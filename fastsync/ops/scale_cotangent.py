@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import Draw
 from .shapes import per_sample, widened
 
 
@@ -15,14 +20,24 @@ def reference(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype) -> to
     return (g / per_sample(scale.repeat(len(g_raw) // max(1, len(peak))), g)).to(dtype).contiguous()
 
 
-@torch.library.custom_op("fastsync::scale_cotangent", mutates_args=())
-def _op(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return dispatch.choose("scale_cotangent", g_raw)(g_raw, peak, dtype)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for batch, *view in draw.shapes:
+        for halves, layout in ((2, "channels_last"), (2, "strided"), (1, "contiguous")):
+            g_raw = draw.normal(halves * batch, *view, layout=layout)
+            peak = g_raw.abs().reshape(halves, batch, -1).amax((0, 2))
+            g_raw[0], peak[0] = 0.0, 0.0  # nothing to steer: 0, not 0 / 0
+            if halves == 2:
+                g_raw[batch] = 0.0
+            yield g_raw, peak, draw.dtype
 
 
-@_op.register_fake
-def _(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return g_raw.new_empty(g_raw.shape, dtype=dtype)
+OP = define(
+    "scale_cotangent",
+    reference=reference,
+    triton="scale_cotangent",
+    fake=lambda given: given.g_raw.new_empty(given.g_raw.shape, dtype=given.dtype),
+    samples=_samples,
+)
 
 
 def scale_cotangent(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -46,5 +61,4 @@ def scale_cotangent(g_raw: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype)
         )
     if not dtype.is_floating_point:
         raise TypeError(f"scale_cotangent: dtype must be a floating point type, got {dtype}.")
-    scaled: torch.Tensor = dispatch.call("scale_cotangent", _op, g_raw, g_raw, peak, dtype)
-    return scaled
+    return dispatch.call(OP, g_raw, peak, dtype)

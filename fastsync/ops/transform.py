@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from . import dispatch
+from .declare import define
+from .samples import Draw
 from .shapes import check_per_sample, per_sample
 
 
@@ -19,33 +22,42 @@ def reference(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None)
     return (y if factor is None else per_sample(factor, y) * y).contiguous()
 
 
-@torch.library.custom_op("fastsync::transform", mutates_args=())
-def _op(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
-    return dispatch.choose("transform", x)(x, index, factor)
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.shape = given.x.shape
+    ctx.save_for_backward(given.index, given.factor)
 
 
-@_op.register_fake
-def _(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
-    return x.new_empty(*x.shape[:2], *index.shape[1:])
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, index, factor = inputs
-    ctx.shape = x.shape
-    ctx.save_for_backward(index, factor)
-
-
-def _backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     index, factor = ctx.saved_tensors
     batch, channels, height, width = ctx.shape
     g = g if factor is None else per_sample(factor, g) * g
     flat = index.expand(batch, -1, -1).flatten(1)[:, None].expand(-1, channels, -1)
     values = torch.where(flat >= 0, g.flatten(2), 0)
     adjoint = g.new_zeros(batch, channels, height * width).scatter_add(2, flat.clamp_min(0), values)
-    return adjoint.reshape(ctx.shape), None, None
+    return (adjoint.reshape(ctx.shape),)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for batch, channels, height, width in draw.shapes:
+        cells = height * width
+        permutation = torch.randperm(cells, generator=draw.generator).to(draw.device).reshape(1, height, width)
+        anything = draw.integers(-2, cells, batch, height + 1, width).clamp_min(-1)
+        for index, layout in ((anything, "channels_last"), (anything[:1], "strided"), (permutation, "contiguous")):
+            for factor in (draw.uniform(batch, low=-1.0), None):
+                yield draw.normal(batch, channels, height, width, layout=layout), index, factor
+
+
+OP = define(
+    "transform",
+    reference=reference,
+    triton="transform",
+    native=("cpu",),
+    fake=lambda given: given.x.new_empty(*given.x.shape[:2], *given.index.shape[1:]),
+    differentiable=("x",),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def transform(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None = None) -> torch.Tensor:
@@ -64,8 +76,7 @@ def transform(x: torch.Tensor, index: torch.Tensor, factor: torch.Tensor | None 
             f"transform: index must be int64 [{x.shape[0]} or 1, h', w'], got {index.dtype} {list(index.shape)}."
         )
     check_per_sample("transform", len(x), factor=factor)
-    moved: torch.Tensor = dispatch.call("transform", _op, x, x, index, factor)
-    return moved
+    return dispatch.call(OP, x, index, factor)
 
 
 def inverse_permutation(index: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import dispatch
-from .resample import _resample, check_views, splat_reference
+from .declare import define
+from .resample import RESAMPLE, check_views, splat_reference, splat_samples
+from .samples import Draw
 from .shapes import widened
 from .taps import Taps
 
@@ -30,39 +32,39 @@ def reference(
     return splat_reference(weighted, *tables).to(views.dtype), splat_reference(wide, *tables).to(views.dtype)
 
 
-@torch.library.custom_op("fastsync::uv_accumulate", mutates_args=())
-def _op(
-    views: torch.Tensor,
-    confidence: torch.Tensor,
-    index: torch.Tensor,
-    weight: torch.Tensor,
-    start: torch.Tensor | None,
-    pixel: torch.Tensor | None,
-    sorted_weight: torch.Tensor | None,
-    size: Sequence[int],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    arguments = (views, confidence, index, weight, start, pixel, sorted_weight, size)
-    return dispatch.choose("uv_accumulate", views)(*arguments)
+def _fake(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return given.views.new_empty(1, given.views.shape[1], *given.size), given.views.new_empty(1, 1, *given.size)
 
 
-@_op.register_fake
-def _(views: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    size = rest[-1]
-    return views.new_empty(1, views.shape[1], *size), views.new_empty(1, 1, *size)
+def _setup_context(ctx: Any, given: Any, output: Any) -> None:
+    ctx.save_for_backward(given.views, given.confidence, given.index, given.weight)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:4])
-
-
-def _backward(ctx: Any, g_total: torch.Tensor, g_weight: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g_total: torch.Tensor, g_weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     views, confidence, index, weight = ctx.saved_tensors
-    at_views, at_weights = _resample(torch.cat([g_total, g_weight], 1), index, weight).split([views.shape[1], 1], 1)
+    both = dispatch.call(RESAMPLE, torch.cat([g_total, g_weight], 1), index, weight)
+    at_views, at_weights = both.split([views.shape[1], 1], 1)
     g_confidence = (at_views * views).sum(1, keepdim=True) + at_weights
-    return (at_views * confidence).to(views.dtype), g_confidence.to(confidence.dtype), *[None] * 6
+    return (at_views * confidence).to(views.dtype), g_confidence.to(confidence.dtype)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
+def _samples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    for colours, *rest in splat_samples(draw):
+        confidence = draw.mask(len(colours), 1, *colours.shape[2:])
+        # Without confidence a pixel is not read.
+        yield colours.masked_fill(confidence == 0, float("nan")), confidence, *rest
+
+
+OP = define(
+    "uv_accumulate",
+    reference=reference,
+    native=("cpu", "cuda"),
+    fake=_fake,
+    differentiable=("views", "confidence"),
+    setup_context=_setup_context,
+    backward=_backward,
+    samples=_samples,
+)
 
 
 def uv_accumulate(views: torch.Tensor, confidence: torch.Tensor, taps: Taps) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,5 +82,4 @@ def uv_accumulate(views: torch.Tensor, confidence: torch.Tensor, taps: Taps) -> 
         expected = [views.shape[0], 1, *views.shape[2:]]
         raise ValueError(f"uv_accumulate: confidence must be {expected}, got {list(confidence.shape)}.")
     arguments = (views, confidence.to(views.dtype), *taps.tables(views.dtype), list(taps.size))
-    total, weight = dispatch.call("uv_accumulate", _op, views, *arguments)
-    return total, weight
+    return dispatch.call(OP, *arguments)

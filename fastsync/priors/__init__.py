@@ -9,9 +9,11 @@ from .controlnet import ControlNetPrior
 from .deepfloyd import DeepFloydPrior
 from .depth import DepthPrior
 from .diffusers_unet import DiffusersPrior
+from .flux import FluxPrior
 from .function import FunctionPrior
 from .registry import register
-from .runtime import Runtime
+from .runtime import Runtime, save_memory
+from .sdxl import SDXLPrior
 from .shared_attention import NeighbourLists, view_ring
 from .wrapping import wrap
 
@@ -27,14 +29,17 @@ __all__ = [
     "DepthConditioned",
     "DepthPrior",
     "DiffusersPrior",
+    "FluxPrior",
     "FunctionPrior",
     "NeighbourLists",
     "PipelinePrior",
     "Prediction",
     "Prior",
     "Runtime",
+    "SDXLPrior",
     "VaeCodec",
     "register",
+    "save_memory",
     "view_ring",
     "wrap",
 ]

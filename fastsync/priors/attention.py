@@ -24,7 +24,7 @@ class AttentionSwitch:
         kind: ``"sdpa"`` (torch's own scaled_dot_product_attention) or ``"xformers"``.
 
     Raises:
-        ValueError: an unknown ``kind``, or xformers cannot be imported.
+        ValueError: an unknown ``kind``, xformers cannot be imported, or a network without such layers.
     """
 
     def __init__(self, network: nn.Module, kind: Attention) -> None:
@@ -50,6 +50,11 @@ class AttentionSwitch:
             for layer in network.modules()
             if isinstance(layer, processors.Attention)
         ]
+        if not self._layers:
+            raise ValueError(
+                f"attention={kind!r} switches diffusers' Attention layers, and {type(network).__name__} has none: "
+                "leave it out, and set what the model itself offers (set_attention_backend in diffusers)."
+            )
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:

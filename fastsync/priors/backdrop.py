@@ -9,7 +9,9 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import StepTable
-from .base import PipelinePrior
+from ..errors import shown
+from ..guidance import Guidance
+from .base import PipelinePrior, Prior
 from .reuse import DeepFeatures
 
 BACKDROP, BESIDE = "backdrop", "beside"  # names among the conditions
@@ -28,7 +30,12 @@ class BackdropPrior(PipelinePrior):
             :meth:`with_backdrop`.
     """
 
-    def __init__(self, prior: Any) -> None:
+    def __init__(self, prior: Prior) -> None:
+        if not isinstance(prior, Prior) or not prior.has_network:
+            raise TypeError(
+                f"BackdropPrior needs a prior that hands out its network's own output, got {shown(prior)}: pass a "
+                "FunctionPrior or what fastsync.priors.wrap gives."
+            )
         self.prior, self.schedule = prior, prior.schedule
         self.codec, self.runtime, self.condition_name = prior.codec, prior.runtime, prior.condition_name
 
@@ -57,8 +64,7 @@ class BackdropPrior(PipelinePrior):
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """As of the prior that is asked; the backdrop comes in when the output is settled."""
-        raw: torch.Tensor = self.prior.network(x, t, self._own(cond))
-        return raw
+        return self.prior.network(x, t, self._own(cond))
 
     def prepare_conditions(
         self, cond: Conditions | None, uncond: Conditions | None, num_views: int
@@ -83,41 +89,54 @@ class BackdropPrior(PipelinePrior):
     # ---- all else is the other prior's -------------------------------------------------------------------------
 
     @property
+    def _family(self) -> PipelinePrior:
+        """The prior that is asked, where it is one of a pipeline."""
+        if not isinstance(self.prior, PipelinePrior):
+            raise AttributeError(f"{type(self.prior).__name__} has no pipeline: wrap one with fastsync.priors.wrap.")
+        return self.prior
+
+    @property
     def pipe(self) -> Any:
-        """The diffusers pipeline, where there is one."""
-        return self.prior.pipe
+        """The diffusers pipeline."""
+        return self._family.pipe
+
+    @property
+    def window(self) -> tuple[int, int]:  # type: ignore[override]
+        return self._family.window
 
     @property
     def view_shape(self) -> tuple[int, int, int]:
-        shape: tuple[int, int, int] = self.prior.view_shape
-        return shape
+        return self.prior.view_shape
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.prior.device
-        return device
+        return self.prior.device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.prior.dtype
-        return dtype
+        return self.prior.dtype
 
     @property
     def memory_key(self) -> object:
         return self.prior.memory_key
 
     def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
-        table: StepTable = self.prior.steps(num_inference_steps, eta)
-        return table
+        return self.prior.steps(num_inference_steps, eta)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.prior.encode(pixels)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.prior.decode(latents)
 
     def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[Any, Any]:
-        cond, uncond = self.prior.encode_prompt(prompt, negative_prompt)
-        return cond, uncond
+        return self._family.encode_prompt(prompt, negative_prompt)
+
+    def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
+        return self._family.guided(cond, uncond, guidance)
 
     def deep_features(self) -> DeepFeatures:
-        features: DeepFeatures = self.prior.deep_features()
-        return features
+        return self.prior.deep_features()
 
     def sampling(self) -> AbstractContextManager[None]:
-        context: AbstractContextManager[None] = self.prior.sampling()
-        return context
+        return self.prior.sampling()

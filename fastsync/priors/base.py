@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -13,10 +13,10 @@ from .. import ops
 from ..conditions import ANONYMOUS, Conditions, joined
 from ..diffusion import NoiseSchedule, StepTable
 from ..errors import shown
-from ..guidance import rescaled
+from ..guidance import Guidance, rescaled
 from .codecs import PIXELS, Codec
 from .reuse import DeepFeatures
-from .runtime import Runtime
+from .runtime import Runtime, networks_of
 
 
 class Prediction(NamedTuple):
@@ -72,8 +72,8 @@ class Prior:
 
     @property
     def has_network(self) -> bool:
-        """Whether the prior hands out its network's own output (:meth:`network`), not only estimates."""
-        return type(self).network is not Prior.network
+        """Whether the prior hands out its network's own output, and not only estimates by a ``predict`` of its own."""
+        return type(self).predict is Prior.predict
 
     # ---- the network ------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Prior:
         t: torch.Tensor,
         cond: Any = None,
         uncond: Any = None,
-        guidance_scale: float | torch.Tensor = 7.5,
+        guidance_scale: float | torch.Tensor | Guidance = 7.5,
     ) -> Prediction:
         """Guided estimates at noisy views; differentiable in x.
 
@@ -113,10 +113,18 @@ class Prior:
             t: [B] or [1], times as the scheduler has them.
             cond, uncond: conditions of B views or of one, as in :func:`fastsync.sample`; with ``uncond`` both halves
                 run in one batch of 2 B rows.
-            guidance_scale: s, one number or [B]; used only with ``uncond``.
+            guidance_scale: s, one number or [B], or guidance without an interval; used only with ``uncond``.
         """
+        rescale = 0.0
+        if isinstance(guidance_scale, Guidance):
+            if guidance_scale.interval != (0.0, 1.0):
+                raise ValueError(
+                    f"predict() knows no run that guidance's interval={guidance_scale.interval} could be a part of: "
+                    "pass guidance without an interval."
+                )
+            rescale, guidance_scale = guidance_scale.rescale, guidance_scale.scale
         a, b = self.schedule.coefficients(t.expand(len(x)))
-        return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale)
+        return self.estimates(self.raw(x, t, cond, uncond), x, a, b, guidance_scale, rescale)
 
     def raw(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, uncond: Any = None) -> torch.Tensor:
         """The settled network output [B, C, h, w], arguments as of :meth:`predict`.
@@ -211,17 +219,34 @@ class PipelinePrior(Prior):
     Attributes:
         pipe: the pipeline.
         window: (h, w) of a view in the prior's sample units.
+        window_multiple: what a window's sides should be multiples of, in those units.
         compiled: whether the network runs compiled while it samples, for which batches should have few sizes.
+        default_guidance: the pipeline's own ``guidance_scale`` where the caller gives none.
+        needed_conditions, known_conditions: names of the conditions that a call must have, and of all that it may have.
     """
 
     pipe: Any
     window: tuple[int, int]
+    window_multiple: int = 1
     condition_name = "text"
+    default_guidance: ClassVar[float] = 7.5
+    needed_conditions: tuple[str, ...] = ("text",)
+    known_conditions: tuple[str, ...] = ("text",)
 
     @property
     def device(self) -> torch.device:
         """Where the network computes (accelerate's execution device if the pipeline is offloaded)."""
         return getattr(self.pipe, "_execution_device", self.pipe.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next((network.dtype for network in networks_of(self.pipe)), torch.float32)
+
+    @property
+    def memory_key(self) -> object:
+        """The network, which stays when a task makes a prior of its own around it."""
+        return next(iter(networks_of(self.pipe)), self)
 
     @property
     def compiled(self) -> bool:
@@ -232,6 +257,36 @@ class PipelinePrior(Prior):
     ) -> tuple[Any, Any]:
         """Conditions ``(cond, uncond)`` of prompts, as :func:`fastsync.sample` takes them."""
         raise NotImplementedError(f"{type(self).__name__} must override encode_prompt().")
+
+    def with_places(
+        self, cond: Any, uncond: Any, origins: Sequence[tuple[int, int]], size: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        """Conditions of views that are windows of one picture; the same where the network is not told of places.
+
+        Args:
+            cond, uncond: what ``encode_prompt`` gave.
+            origins: (y, x) of each view's first pixel in the picture.
+            size: (height, width) of the picture in pixels.
+        """
+        return cond, uncond
+
+    def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
+        """What a pipeline's call makes of its ``guidance_scale``: arguments of :func:`fastsync.sample`.
+
+        By diffusers' rule guidance is on above 1.
+        """
+        return cond, uncond if guidance.scale > 1 else None, guidance
+
+    def checked(self, cond: Conditions | None, need: str = ": pass prior.encode_prompt(prompt)[0]") -> Conditions:
+        """The conditions of a call, if they are all that the network needs, and nothing beside that would be left out.
+
+        ``need`` ends the sentence.
+        """
+        given = set() if cond is None else set(cond)
+        if cond is None or not given.issuperset(self.needed_conditions) or not given.issubset(self.known_conditions):
+            names = "text embeddings" if self.needed_conditions == ("text",) else ", ".join(self.needed_conditions)
+            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs {names}{need}.")
+        return cond
 
 
 class DepthConditioned(PipelinePrior):

@@ -13,7 +13,7 @@ from ..errors import check_choice
 
 Compile = Literal["off", "regional", "max"]
 MODES: tuple[Compile, ...] = ("off", "regional", "max")
-# What the networks of diffusers repeat; a compiled block serves all its twins.
+# What UNets repeat beside what diffusers' models say that they do; a compiled block serves all its twins.
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Downsample2D", "Upsample2D")
 # All blocks of all shapes share one code object, for which dynamo's own limits are 8 and 256: some batch sizes of a
 # UNet of Stable Diffusion's size.
@@ -30,12 +30,23 @@ class Compiler:
         network: a diffusers model.
         mode: ``"regional"`` compiles its repeated blocks, each kind and shape once (seconds to a minute), ``"max"`` the
             whole network with the slowest and best settings (minutes; CUDA graphs on a GPU).
+
+    Raises:
+        ValueError: an unknown mode, or ``"regional"`` of a network whose repeated blocks are not known.
     """
 
     def __init__(self, network: nn.Module, mode: Compile) -> None:
         check_choice("compile", mode, MODES)
         settings: dict[str, Any] = {"dynamic": False, "fullgraph": True}
-        modules = [m for m in network.modules() if type(m).__name__ in _BLOCKS] if mode == "regional" else []
+        modules: list[nn.Module] = []
+        if mode == "regional":
+            blocks = {*_BLOCKS, *(getattr(network, "_repeated_blocks", None) or ())}
+            modules = [module for module in network.modules() if type(module).__name__ in blocks]
+            if not modules:
+                raise ValueError(
+                    f"compile='regional' compiles the blocks that a network repeats, and those of "
+                    f"{type(network).__name__} are not known: use compile='max' or 'off'."
+                )
         if mode == "max":
             modules = [network]
             settings["mode"] = "max-autotune" if next(network.parameters()).is_cuda else "default"

@@ -18,7 +18,7 @@ class ControlledPrior(DiffusersPrior, DepthConditioned):
     ``control_shape`` is (c, H, W). Both of guidance's halves see the control.
     """
 
-    known_conditions: ClassVar[tuple[str, ...]] = ("text", "control")
+    known_conditions: tuple[str, ...] = ("text", "control")
     prepared_name: ClassVar[str] = "control"  # of the control once it is as the network gets it
 
     @property
@@ -83,7 +83,7 @@ class ControlledPrior(DiffusersPrior, DepthConditioned):
         names = [name for name in ("control", self.prepared_name) if cond is not None and name in cond]
         if cond is None or not names:
             raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text embeddings{need}.")
-        return self._text(cond, need), cond[names[0]]
+        return self.checked(cond, need)["text"], cond[names[0]]
 
     @property
     def _shape(self) -> str:

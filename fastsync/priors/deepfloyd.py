@@ -8,17 +8,17 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
-from .registry import register
+from .registry import built_in
 from .runtime import Runtime
 from .unet import UNetPrior
 
 
-@register("IFPipeline")
+@built_in("IFPipeline")
 class DeepFloydPrior(UNetPrior):
     """The prior inside a diffusers ``IFPipeline`` (the first stage, 64 x 64 pixels), on its device, in its dtype.
 
-    Views are pixels in [-1, 1]. The network's second half of channels, a learned variance, is not used: steps are
-    DDIM's. The scheduler's dynamic thresholding is honoured.
+    Views are pixels in [-1, 1]. The network's second half of channels, a learned variance, is not used; schedulers
+    that need it are refused unless ``solver="ddim"``. The scheduler's dynamic thresholding is honoured.
 
     Args:
         pipe: an ``IFPipeline``, such as ``DeepFloyd/IF-I-M-v1.0`` or the zoo's ``glyphs``.

@@ -13,15 +13,6 @@ from .runtime import Runtime
 from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 from .unet import UNetPrior
 
-# Settings of a UNet that takes more than a noisy latent, a time and a text.
-_EXTRA_CONDITIONS = (
-    "addition_embed_type",
-    "class_embed_type",
-    "num_class_embeds",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-)
-
 
 class DiffusersPrior(UNetPrior):
     """The prior inside a diffusers Stable Diffusion pipeline, on its device, in its dtype.
@@ -39,6 +30,14 @@ class DiffusersPrior(UNetPrior):
     """
 
     units = "latent cells"
+    # What the UNet takes beside a noisy latent, a time and a text, as its config has it.
+    _takes: ClassVar[dict[str, str | None]] = {
+        "addition_embed_type": None,
+        "class_embed_type": None,
+        "num_class_embeds": None,
+        "encoder_hid_dim_type": None,
+        "time_cond_proj_dim": None,
+    }
     _extra_channels: ClassVar[int] = 0  # of the UNet's input, beside the latents'
     _has_controlnet: ClassVar[bool] = False
 
@@ -60,11 +59,12 @@ class DiffusersPrior(UNetPrior):
                 f"{type(pipe).__name__} is not a Stable-Diffusion-class pipeline (UNet2DConditionModel, VAE and text "
                 "encoder): pass a StableDiffusionPipeline, or wrap your network with fastsync.FunctionPrior."
             )
-        needs = [f"{key}={unet.config[key]!r}" for key in _EXTRA_CONDITIONS if unet.config.get(key) is not None]
-        if needs:
+        others = {key: unet.config.get(key) for key, taken in self._takes.items() if unet.config.get(key) != taken}
+        if others:
             raise ValueError(
-                f"the UNet of {type(pipe).__name__} needs conditions beside the prompt ({', '.join(needs)}), which is "
-                "not supported yet: pass an SD 1.x or 2.x pipeline, or wrap the network with fastsync.FunctionPrior."
+                f"the UNet of {type(pipe).__name__} takes other conditions than {type(self).__name__} gives it "
+                f"({', '.join(f'{key}={value!r}' for key, value in others.items())}): register an adapter of your own "
+                "with fastsync.priors.register, or pass a pipeline that fastsync.priors.wrap knows."
             )
         if (getattr(pipe, "controlnet", None) is not None) != self._has_controlnet:
             raise ValueError(

@@ -11,7 +11,9 @@ from .base import PipelinePrior
 Adapter = Callable[..., PipelinePrior]
 A = TypeVar("A", bound=Adapter)
 
-_ADAPTERS: dict[str, Adapter] = {}
+# Users' adapters go before fastsync's own, however general the class that they are registered for.
+_USERS: dict[str, Adapter] = {}
+_OWN: dict[str, Adapter] = {}
 
 
 def register(*pipeline_classes: str) -> Callable[[A], A]:
@@ -39,7 +41,17 @@ def register(*pipeline_classes: str) -> Callable[[A], A]:
     def registered(adapter: A) -> A:
         if not callable(adapter):
             raise TypeError(f"register() decorates a class or a function, got {shown(adapter)}.")
-        _ADAPTERS.update(dict.fromkeys(pipeline_classes, adapter))
+        _USERS.update(dict.fromkeys(pipeline_classes, adapter))
+        return adapter
+
+    return registered
+
+
+def built_in(pipeline_class: str) -> Callable[[A], A]:
+    """As :func:`register`, of an adapter of fastsync's own."""
+
+    def registered(adapter: A) -> A:
+        _OWN[pipeline_class] = adapter
         return adapter
 
     return registered
@@ -47,4 +59,5 @@ def register(*pipeline_classes: str) -> Callable[[A], A]:
 
 def adapter_of(pipe: Any) -> Adapter | None:
     """The adapter of a pipeline's class, or of the nearest class that it inherits from; None if there is none."""
-    return next((_ADAPTERS[c.__name__] for c in type(pipe).__mro__ if c.__name__ in _ADAPTERS), None)
+    names = [c.__name__ for c in type(pipe).__mro__]
+    return next((table[name] for table in (_USERS, _OWN) for name in names if name in table), None)

@@ -91,12 +91,12 @@ class DeepFeatures:
 
 
 def _same(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """A block that nobody will read."""
+    """A block whose output is not used."""
     return hidden_states
 
 
 def _skips(
     count: int, hidden_states: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """A down block that nobody will read: the network counts its skips."""
+    """A down block whose output is not used; the network counts its skips."""
     return hidden_states, (hidden_states,) * count

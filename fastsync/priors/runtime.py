@@ -14,6 +14,22 @@ from .compiling import Compile, Compiler
 _NETWORKS = ("unet", "transformer", "controlnet")  # of a diffusers pipeline, the denoiser first
 
 
+def networks_of(pipe: Any) -> list[Any]:
+    """What a diffusers pipeline asks at every step: its denoiser, and its ControlNet if it has one."""
+    found = [getattr(pipe, name, None) for name in _NETWORKS]
+    return [network for network in found if network is not None]
+
+
+def save_memory(pipe: Any) -> None:
+    """Switch on what diffusers has for it in a pipeline: checkpointing, tiled decoding and, on a GPU, offload."""
+    for network in networks_of(pipe):
+        network.enable_gradient_checkpointing()
+    if getattr(pipe, "vae", None) is not None:
+        pipe.vae.enable_tiling()
+    if pipe.device.type == "cuda":
+        pipe.enable_model_cpu_offload(device=pipe.device)
+
+
 class Switch(Protocol):
     """Something that is switched for the length of a run."""
 
@@ -60,8 +76,7 @@ class Runtime:
     @classmethod
     def of(cls, pipe: Any, **switches: Any) -> Runtime:
         """The switches of a pipeline's denoiser, and of its ControlNet if it has one."""
-        networks = [getattr(pipe, name, None) for name in _NETWORKS]
-        return cls([network for network in networks if network is not None], vae=getattr(pipe, "vae", None), **switches)
+        return cls(networks_of(pipe), vae=getattr(pipe, "vae", None), **switches)
 
     def also(self, switch: Switch) -> Runtime:
         """The same with one switch more, which is entered last."""

@@ -26,13 +26,14 @@ class UNetPrior(PipelinePrior):
     """
 
     units: ClassVar[str]  # of windows and views
-    known_conditions: ClassVar[tuple[str, ...]] = ("text",)
 
     def __init__(
         self, pipe: Any, window: tuple[int, int] | None, runtime: Runtime | None, solver: SolverChoice
     ) -> None:
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
         self.schedule = NoiseSchedule(pipe.scheduler, solver)
+        # A cell of the UNet's coarsest level, each being half of the one before.
+        self.window_multiple = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
         size = pipe.unet.config.sample_size
         if window is None and size is None:
             raise ValueError(f"the UNet's config has no sample_size: pass window=(h, w) in {self.units}.")
@@ -44,37 +45,14 @@ class UNetPrior(PipelinePrior):
         """(C, h, w) of a view in ``units``."""
         return (self.pipe.unet.config.in_channels, *self.window)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the UNet computes (accelerate's execution device if the pipeline is offloaded)."""
-        return getattr(self.pipe, "_execution_device", self.pipe.unet.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
-        return self.pipe.unet.dtype
-
-    @property
-    def memory_key(self) -> object:
-        """The UNet, which stays when a task makes a prior of its own around it."""
-        return self.pipe.unet
-
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """The UNet at noisy views x [B, C, h, w], times t [B], text embeddings ``text`` [B, L, D]."""
-        return self._unet(x, t, self._text(cond))
+        return self._unet(x, t, self.checked(cond)["text"])
 
-    def _text(self, cond: Conditions | None, need: str = ": pass prior.encode_prompt(prompt)[0]") -> torch.Tensor:
-        """The text embeddings of a call; refuses conditions that would be left out. ``need`` ends the sentence."""
-        unknown = [] if cond is None else [name for name in cond if name not in self.known_conditions]
-        if cond is None or "text" not in cond or unknown:
-            raise ValueError(f"cond is {cond!r}, but this pipeline's network needs text embeddings{need}.")
-        text: torch.Tensor = cond["text"]
-        return text
-
-    def _unet(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **residuals: Any) -> torch.Tensor:
-        """The UNet in its own dtype; ``residuals`` are what a ControlNet adds to it."""
+    def _unet(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **further: Any) -> torch.Tensor:
+        """The UNet in its own dtype; ``further`` is what else it is given, such as a ControlNet's residuals."""
         text = text.to(self.dtype)
-        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=text, return_dict=False, **residuals)[0]
+        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=text, return_dict=False, **further)[0]
 
     def deep_features(self) -> DeepFeatures:
         """A new, empty store of the UNet's deep features, for one batch of views.
@@ -99,9 +77,16 @@ class UNetPrior(PipelinePrior):
 
         A single negative prompt serves all prompts; None means the empty one.
         """
+        cond, uncond = self._encoded(prompt, negative_prompt)
+        return cond, uncond
+
+    def _encoded(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None
+    ) -> tuple[torch.Tensor, ...]:
+        """What the pipeline's own ``encode_prompt`` gives for both halves."""
         prompts, negatives = strings(prompt, negative_prompt)
         # By name: the families order them differently.
         settings = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
         with torch.no_grad():
-            cond, uncond = self.pipe.encode_prompt(prompts, negative_prompt=negatives, **settings)
-        return cond, uncond
+            encoded: tuple[torch.Tensor, ...] = self.pipe.encode_prompt(prompts, negative_prompt=negatives, **settings)
+        return encoded

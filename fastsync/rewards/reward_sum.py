@@ -87,13 +87,13 @@ class RewardSum:
                 decoded, shown = self._to_pictures(leaf)
                 pictures = shown.detach().requires_grad_()
             values = self._ask(work, leaf, pictures)
-        self._listen(work, values)
-        spoken = [value for row in values for _, value in row if value.requires_grad]
+        self._check_gradients(work, values)
+        with_gradient = [value for row in values for _, value in row if value.requires_grad]
         total = torch.zeros_like(leaf)
-        if not spoken:
+        if not with_gradient:
             return total
         wanted = [leaf] if pictures is None else [leaf, pictures]
-        direct, *through = torch.autograd.grad(spoken, wanted, allow_unused=True)
+        direct, *through = torch.autograd.grad(with_gradient, wanted, allow_unused=True)
         if direct is not None:
             total = total + direct
         if decoded is not None and through[0] is not None and decoded.requires_grad:
@@ -114,6 +114,16 @@ class RewardSum:
                 if not self._readers[j, step]:
                     del self._readers[j, step]
                     self._pictures.pop((j, step), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pictures that will be read again, who has read them, and which rewards have had a gradient so far."""
+        silent = [views if views is None else sorted(views) for views in self._silent]
+        return {"pictures": self._pictures, "readers": self._readers, "silent": silent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was called: pictures decoded again, in other batches, might differ in a bit."""
+        self._pictures, self._readers = state["pictures"], state["readers"]
+        self._silent = [views if views is None else set(views) for views in state["silent"]]
 
     def _ask(self, work: Work, x0: torch.Tensor, pictures: torch.Tensor | None) -> list[list[tuple[int, torch.Tensor]]]:
         """For each item (reward's number, value) of those that speak of it."""
@@ -152,7 +162,7 @@ class RewardSum:
             )
         return decoded, decoded.to(x0.dtype) * 0.5 + 0.5
 
-    def _listen(self, work: Work, values: list[list[tuple[int, torch.Tensor]]]) -> None:
+    def _check_gradients(self, work: Work, values: list[list[tuple[int, torch.Tensor]]]) -> None:
         """Refuse a reward without gradient: one that gave none once every view has been asked about.
 
         It may be constant for some views, e.g. the first one when it compares with earlier ones, so a canvas of one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -43,6 +44,7 @@ class Network:
         buckets: Sequence[int] | None = None,
     ) -> None:
         self.prior, self.cond, self.uncond, self.guidance = prior, cond, uncond, guidance
+        self.given = (cond, uncond)
         self.stats, self.buckets, self._times = stats, buckets, times
         self.device = prior.device
         self._scales = guidance.scales(len(times))
@@ -56,6 +58,14 @@ class Network:
         """Pad no batch beyond ``most`` views, because more do not fit the memory."""
         if self.buckets is not None:
             self.buckets = [*(size for size in self.buckets if size < most), most]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The batch sizes that calls are padded to."""
+        return {"buckets": self.buckets}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with those sizes."""
+        self.buckets = state["buckets"]
 
     def query(self, work: Work) -> Query:
         """The question about a batch of work, to be asked at any x."""

@@ -73,9 +73,9 @@ class Noise:
         return torch.stack([self._pending[k][number][i] for i, k in work])
 
     def done(self, work: Work) -> None:
-        """Let go of the noise of steps that all views have done.
+        """Drop the noise of steps that every view has finished.
 
-        Not when they read it: a batch that turns out too large for the memory reads it again.
+        Not on reading: a batch that does not fit the memory is tried again in smaller pieces, and reads it again.
         """
         for _, k in work:
             if k in self._readers:
@@ -103,6 +103,11 @@ class Noise:
         """Go on where ``state_dict`` was called. Without a generator of one's own the run gets one, in that state."""
         if self.generator is None:
             self.generator = torch.Generator(self._device if self._device.type == "cuda" else "cpu")
-        self.generator.set_state(state["generator"])
-        self._drawn, self._readers = state["drawn"], dict(state["readers"])
-        self._pending = {k: [noise.to(self._device) for noise in noises] for k, noises in state["pending"].items()}
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except RuntimeError as error:
+            raise ValueError(
+                f"the state's generator is of another device than this run's, which is on {self.generator.device}: "
+                "build the session with a generator on the device that the state was taken with."
+            ) from error
+        self._drawn, self._pending, self._readers = state["drawn"], state["pending"], state["readers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +23,14 @@ class Estimates(NamedTuple):
     Attributes:
         x: noisy views [B, C, h, w] from which the step goes: the states, or what the method has made of them.
         prediction: the estimates at x that belong together, ``x = a x0 + b eps``, changed by the method or not.
-        moved: x is not a state that the last step led to, so that no solver may look back over it.
+        moved: for each item whether x is not the state that the last step led to, so that no solver may look back over
+            it. Empty: none.
         pull, address: each view is also drawn to its neighbours' noisy states y by ``- pull M (x - y)``; pull is [B].
     """
 
     x: torch.Tensor
     prediction: Prediction
-    moved: bool = False
+    moved: Sequence[bool] = ()
     pull: torch.Tensor | None = None
     address: Address | None = None
 
@@ -67,14 +69,16 @@ class Stepper:
         pull, address, source = estimates.pull, estimates.address, self._states.noisy
         return ops.ddim_step(*prediction, a_next, direction, sigma, noise, pull, x, source, *address)
 
-    def forget(self, step: int) -> None:
-        """The views were moved before ``step``, which is of first order then."""
-        self._moved = [step] * len(self._moved)
+    def forget(self, views: Iterable[int], step: int) -> None:
+        """The views were moved before ``step``, which is of first order for them then."""
+        for i in views:
+            self._moved[i] = step
 
     def _extrapolated(self, estimates: Estimates, work: Work) -> Prediction:
         at = self._times.at
         ahead = at("extrapolation", work)
-        first_order = [estimates.moved or self._moved[i] == k for i, k in work]
+        moved = estimates.moved or [False] * len(work)
+        first_order = [was_moved or self._moved[i] == k for was_moved, (i, k) in zip(moved, work, strict=True)]
         if any(first_order):
             keep = torch.tensor([not first for first in first_order], dtype=ahead.dtype)
             ahead = ahead * to_device(keep, ahead.device)
@@ -91,4 +95,4 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was called."""
-        self._moved = list(state["moved"])
+        self._moved = state["moved"]

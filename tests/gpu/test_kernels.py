@@ -6,10 +6,13 @@ import torch
 
 from fastsync import ops
 from fastsync.ops import _ext, dispatch
+from fastsync.ops.registry import OPS
+from fastsync.ops.samples import Draw
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-OPS = [op for op in dispatch.OPS if op != "uv_accumulate"]
+TRITON = [name for name, op in OPS.items() if op.triton]
+NATIVE = [name for name, op in OPS.items() if "cuda" in op.native]
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALF)
 LARGE = ((2, 3, 151, 149), (1, 1, 2, 33_001), (1, 2, 3, 701), (3, 4, 128, 128), (1, 3, 511, 513))
@@ -41,9 +44,9 @@ def nans(tensor):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", TRITON)
 def test_kernels_compute_what_the_references_say(op, dtype):
-    for arguments in op_cases.CASES[op](dtype, "cuda", 0):
+    for arguments in op_cases.cases(op, dtype, "cuda", 0):
         op_cases.check(op, kernel(op), arguments)
 
 
@@ -53,33 +56,32 @@ def test_kernels_compute_what_the_references_say(op, dtype):
     "op",
     ["cfg_tweedie", "ddim_step", "overlap_loss", "control_grad", "scale_cotangent", "control_update", "transform"],
 )
-def test_large_views(op, shape, dtype, monkeypatch):
+def test_large_views(op, shape, dtype):
     if op == "control_grad" and dtype == torch.float16:
         pytest.skip("its loss is in the views' dtype, and such sums overflow float16")
-    monkeypatch.setattr(op_cases, "SHAPES", (shape,))
-    for arguments in op_cases.CASES[op](dtype, "cuda", 1):
+    for arguments in op_cases.cases(op, dtype, "cuda", 1, shapes=[shape]):
         op_cases.check(op, kernel(op), arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", ["accumulate", "merge", "resample", "splat"])
-def test_large_canvases(op, dtype, monkeypatch):
-    monkeypatch.setattr(op_cases, "WINDOWS", (((3, 128, 128), (128, 700), [(0, 64 * i) for i in range(11)]),))
-    monkeypatch.setattr(op_cases, "TABLES", ((4, (257, 255), (300, 310), 4, 3),))
-    for arguments in op_cases.CASES[op](dtype, "cuda", 1):
+def test_large_canvases(op, dtype):
+    windows = [((3, 128, 128), (128, 700), [(0, 64 * i) for i in range(11)])]
+    tables = [(4, (257, 255), (300, 310), 4, 3)]
+    for arguments in op_cases.cases(op, dtype, "cuda", 1, windows=windows, tables=tables):
         op_cases.check(op, kernel(op), arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", ["splat", "uv_accumulate"])
+@pytest.mark.parametrize("op", NATIVE)
 def test_native_forms(op, dtype):
-    for arguments in op_cases.CASES[op](dtype, "cuda", 0):
+    for arguments in op_cases.cases(op, dtype, "cuda", 0):
         op_cases.check(op, native(op), arguments)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", TRITON)
 def test_nan_comes_through_where_the_reference_lets_it(op):
-    for arguments in op_cases.CASES[op](torch.float32, "cuda", 2)[:9]:
+    for arguments in op_cases.cases(op, torch.float32, "cuda", 2)[:9]:
         state = next(a for a in arguments if isinstance(a, torch.Tensor) and a.ndim == 4 and a.is_floating_point())
         state[..., ::3, 0] = float("nan")
         op_cases.check(op, kernel(op), arguments)
@@ -89,17 +91,13 @@ def outputs(op, function, arguments):
     given = op_cases.copied(arguments)
     got = function(*given)
     results = (got,) if isinstance(got, torch.Tensor) else tuple(got)
-    return results + tuple(given[i] for i in op_cases.MUTATED.get(op, ()))
+    return results + tuple(given[i] for i in OPS[op].mutates)
 
 
-@pytest.mark.parametrize("backend", ["triton", "native"])
-@pytest.mark.parametrize("op", [*OPS, "uv_accumulate"])
-def test_ten_runs_give_the_same_bits(op, backend, monkeypatch):
-    if backend == "native" and op not in ("splat", "uv_accumulate") or backend == "triton" and op == "uv_accumulate":
-        pytest.skip(f"{op} has no {backend} form")
+@pytest.mark.parametrize(("op", "backend"), [(op, "triton") for op in TRITON] + [(op, "native") for op in NATIVE])
+def test_ten_runs_give_the_same_bits(op, backend):
     function = kernel(op) if backend == "triton" else native(op)
-    monkeypatch.setattr(op_cases, "SHAPES", LARGE[:1])
-    cases = op_cases.CASES[op](torch.float32, "cuda", 3)
+    cases = op_cases.cases(op, torch.float32, "cuda", 3, shapes=LARGE[:1])
     if op in ("splat", "uv_accumulate"):  # the atomic form promises nothing
         cases = [arguments for arguments in cases if arguments[-2] is not None]
     for arguments in cases[:6]:
@@ -109,9 +107,9 @@ def test_ten_runs_give_the_same_bits(op, backend, monkeypatch):
             assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", TRITON)
 def test_the_host_never_waits(op):
-    function, cases = kernel(op), op_cases.CASES[op](torch.float32, "cuda", 4)[:6]
+    function, cases = kernel(op), op_cases.cases(op, torch.float32, "cuda", 4)[:6]
     for arguments in cases:  # compiling may wait
         function(*op_cases.copied(arguments))
     copies = [op_cases.copied(arguments) for arguments in cases]
@@ -127,7 +125,7 @@ def test_the_host_never_waits(op):
 def control_iteration(shape, half=False):
     """One iteration of SyncVC outside the network (in float16 if half), on B views of C, h, w."""
     batch = shape[0]
-    draw = op_cases.Draw(torch.float32, "cuda", 0)
+    draw = Draw(torch.float32, "cuda", 0)
     raw, uncond, x, eps_free, control, first, vjp = (draw.normal(*shape) for _ in range(7))
     second, pool, clean = draw.normal(*shape).square(), draw.normal(*shape), draw.normal(*shape)
     a, b, guidance, coupling, kl = (draw.uniform(batch, low=0.3) for _ in range(5))
@@ -173,8 +171,7 @@ def test_a_control_iteration_is_at_most_five_launches(shape, half, monkeypatch):
 )
 def test_one_launch_an_op(op, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(op_cases, "SHAPES", ((5, 4, 64, 64),))
-    arguments = next(a for a in op_cases.CASES[op](torch.float32, "cuda", 0))
+    arguments = op_cases.cases(op, torch.float32, "cuda", 0, shapes=[(5, 4, 64, 64)])[0]
     names = launches(lambda: kernel(op)(*arguments))
     assert len(names) == 1, names
 

@@ -24,7 +24,7 @@ def setup(eps_fn=nonlinear, count=4):
 
 
 @pytest.mark.parametrize("order", ["batched", "sequential"])
-@pytest.mark.parametrize("options", [{}, {"until": 2}, {"every": 2, "decay": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"until": 2}, {"every": 2, "decay": 4.0}])
 def test_step_by_step(order, options):
     prior, canvas, cond, z = setup()
     steps, scheduler, anchor = 5, ddim(steps_offset=1), 2

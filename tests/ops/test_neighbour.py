@@ -1,8 +1,8 @@
-import op_cases
 import pytest
 import torch
 
 from fastsync.ops import neighbour, overlap_loss
+from fastsync.ops.samples import SHAPES, Draw
 
 
 def by_hand(source, place, index, mask, period, shape):
@@ -32,12 +32,12 @@ def by_hand(source, place, index, mask, period, shape):
     return target, weight
 
 
-@pytest.mark.parametrize("shape", op_cases.SHAPES[1:3])
+@pytest.mark.parametrize("shape", SHAPES[1:3])
 def test_read_is_what_the_words_say(shape):
-    draw = op_cases.Draw(torch.float64, "cpu", 3)
+    draw = Draw(torch.float64, "cpu", 3)
     like = torch.empty(shape, dtype=torch.float64)
     covered = []
-    for address in op_cases.addresses(draw, shape):
+    for address in neighbour.samples(draw, shape):
         got, expected = neighbour.read(*address, like), by_hand(*address, shape)
         for mine, right in zip(got, expected, strict=True):
             assert torch.equal(mine, right)
@@ -47,7 +47,7 @@ def test_read_is_what_the_words_say(shape):
 
 
 def test_a_period_of_the_sources_size_covers_every_cell():
-    draw = op_cases.Draw(torch.float64, "cpu", 4)
+    draw = Draw(torch.float64, "cpu", 4)
     x, source = draw.normal(2, 3, 5, 7), draw.normal(2, 3, 5, 7)
     place = torch.tensor([[0, 13, -22], [1, -4, 5]])
     target, weight = neighbour.read(source, place, None, None, (5, 7), x)
@@ -57,8 +57,8 @@ def test_a_period_of_the_sources_size_covers_every_cell():
 
 
 def test_scatter_is_the_adjoint_of_read():
-    draw = op_cases.Draw(torch.float64, "cpu", 5)
-    for source, place, index, _, period in op_cases.addresses(draw, (2, 3, 7, 13)):
+    draw = Draw(torch.float64, "cpu", 5)
+    for source, place, index, _, period in neighbour.samples(draw, (2, 3, 7, 13)):
         gradient = draw.normal(2, 3, 7, 13)
         target, weight = neighbour.read(source.nan_to_num(0.3), place, index, None, period, gradient)
         back = neighbour.scatter(weight * gradient, source, place, index, period)

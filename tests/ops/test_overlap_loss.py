@@ -1,15 +1,15 @@
-import op_cases
 import pytest
 import torch
 from exact_priors import randn, relative
 
 from fastsync import ops
 from fastsync.ops import neighbour
+from fastsync.ops.samples import Draw
 
 
 def test_loss_and_gradient_are_those_of_the_written_sum():
-    draw = op_cases.Draw(torch.float64, "cpu", 0)
-    for address in op_cases.addresses(draw, (2, 3, 7, 13)):
+    draw = Draw(torch.float64, "cpu", 0)
+    for address in neighbour.samples(draw, (2, 3, 7, 13)):
         x = draw.normal(2, 3, 7, 13).requires_grad_()
         target, weight = neighbour.read(*address, x)
         loss, gradient = ops.overlap_loss(x, *address)
@@ -30,8 +30,8 @@ def test_wide_windows_compare_their_common_columns():
 
 
 def test_second_derivatives():
-    draw = op_cases.Draw(torch.float64, "cpu", 1)
-    source, place, index, mask, period = op_cases.addresses(draw, (2, 3, 7, 13))[3]
+    draw = Draw(torch.float64, "cpu", 1)
+    source, place, index, mask, period = neighbour.sample(draw, (2, 3, 7, 13))
     x, source = draw.normal(2, 3, 7, 13).requires_grad_(), source.nan_to_num(0.1).requires_grad_()
     both = lambda x, y: ops.overlap_loss(x, y, place, index, mask, period)  # noqa: E731
     assert torch.autograd.gradgradcheck(both, (x, source), fast_mode=True)

@@ -4,24 +4,7 @@ import op_cases
 import pytest
 import torch
 
-from fastsync.ops import dispatch
-
-OPS = dispatch.OPS
-# Positions of the arguments that a gradient flows to.
-DIFFERENTIABLE = {
-    "cfg_tweedie": (0, 1, 2),
-    "ddim_step": (0, 1, 5, 7, 8),
-    "overlap_loss": (0, 1),
-    "control_grad": (0, 1, 2, 3, 4, 5, 6),
-    "scale_cotangent": (),
-    "control_update": (),
-    "transform": (0,),
-    "accumulate": (0,),
-    "merge": (0, 4),
-    "resample": (0,),
-    "splat": (0,),
-    "uv_accumulate": (0, 1),
-}
+from fastsync.ops.registry import OPS
 
 
 def registered(op):
@@ -30,13 +13,13 @@ def registered(op):
 
 def cases(op, dtype=torch.float64, seed=0, largest=600):
     """Small cases, with gradients wanted where there are any."""
-    for arguments in op_cases.CASES[op](dtype, "cpu", seed):
+    for arguments in op_cases.cases(op, dtype, "cpu", seed):
         if max(a.numel() for a in arguments if isinstance(a, torch.Tensor)) > largest * 4:
             continue
         if op == "uv_accumulate":  # the gradient on a confidence of 0 reads the view
             arguments = (arguments[0].nan_to_num(0.5), *arguments[1:])
         yield tuple(
-            a.requires_grad_() if i in DIFFERENTIABLE[op] and a is not None and a.dtype == dtype else a
+            a.requires_grad_() if i in OPS[op].differentiable and a is not None and a.dtype == dtype else a
             for i, a in enumerate(arguments)
         )
 
@@ -50,25 +33,20 @@ def tensors(value):
     return [value] if isinstance(value, torch.Tensor) else list(value)
 
 
-def test_every_op_is_registered_and_has_cases():
-    assert set(OPS) == set(op_cases.CASES) == set(DIFFERENTIABLE)
-    assert all(hasattr(torch.ops.fastsync, op) for op in OPS)
-
-
 @pytest.mark.parametrize("dtype", op_cases.TOLERANCE, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_op_is_its_reference(op, dtype):
-    for arguments in op_cases.CASES[op](dtype, "cpu", 1):
+    for arguments in op_cases.cases(op, dtype, "cpu", 1):
         op_cases.check(op, registered(op), arguments)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_the_cases_nans_are_never_read(op):
-    for arguments in op_cases.CASES[op](torch.float32, "cpu", 2):
+    for arguments in op_cases.cases(op, torch.float32, "cpu", 2):
         assert all(bool(out.isfinite().all()) for out in tensors(registered(op)(*arguments)))
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if DIFFERENTIABLE[op]])
+@pytest.mark.parametrize("op", [op for op in OPS if OPS[op].differentiable])
 def test_gradcheck(op):
     for arguments in cases(op):
         assert torch.autograd.gradcheck(registered(op), arguments, fast_mode=True)
@@ -92,19 +70,19 @@ def test_compiled_code_passes_through(op):
     compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
     for arguments in some(op)[:2]:
         plain, other = op_cases.copied(arguments), op_cases.copied(arguments)
-        for i in DIFFERENTIABLE[op]:
+        for i in OPS[op].differentiable:
             for given in (plain, other):
                 if given[i] is not None:
                     given[i].requires_grad_()
         results = []
         for function, given in ((around, plain), (compiled, other)):
             out = function(*given)
-            leaves = [given[i] for i in DIFFERENTIABLE[op] if given[i] is not None]
+            leaves = [given[i] for i in OPS[op].differentiable if given[i] is not None]
             wanted = [t.square().sum() for t in out if t.requires_grad]
             results.append((*out, *(torch.autograd.grad(sum(wanted), leaves) if wanted else ())))
         for mine, expected in zip(*results, strict=True):
             assert torch.equal(mine.nan_to_num(7.0), expected.nan_to_num(7.0))
-        for i in op_cases.MUTATED.get(op, ()):
+        for i in OPS[op].mutates:
             assert torch.equal(plain[i], other[i])
 
 

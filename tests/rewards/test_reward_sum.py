@@ -1,5 +1,7 @@
 """Rewards asked together: decoding in one batch, gradients through the decoder, pictures let go of."""
 
+import copy
+
 import pytest
 import torch
 from exact_priors import randn, relative
@@ -122,3 +124,30 @@ def test_a_reward_without_gradient_is_refused_once_all_views_were_asked():
     for _ in range(2):
         for i in range(3):
             late.gradient([(i, 0)], randn(1, 2, 4, 6))
+
+
+def test_what_is_kept_between_steps_can_be_saved():
+    estimates = {(j, k): randn(2, 4, 6, seed=j + 3 * k) for j in range(2) for k in range(2)}
+
+    def at_first(x0, earlier, i):
+        return x0.sum() if float(x0.sum()) > 0 else 0.0
+
+    def build():
+        decode = Decoder()
+        return panel([Perceptual(layers), at_first], decode, estimates), decode
+
+    some, _ = build()
+    for i in range(3):
+        some.gradient([(i, 0)], randn(1, 2, 4, 6).abs())
+    some.done([(0, 0), (1, 0)])
+    other, decode = build()
+    other.load_state_dict(copy.deepcopy(some.state_dict()))
+    work, x0 = [(2, 0), (1, 1)], -randn(2, 2, 4, 6).abs()
+    assert torch.equal(other.gradient(work, x0), some.gradient(work, x0))
+    assert decode.batches == [(2, True), (1, False)]  # of (0, 0), (1, 0) and (0, 1) the last one only
+    for i in range(3):
+        other.gradient([(i, 1)], x0[:1])  # it had a gradient once, so it is none that is refused
+    for panels in (some, other):
+        panels.done([(2, 0), (1, 1), (2, 1)])
+        assert not panels._readers
+    assert not other._pictures

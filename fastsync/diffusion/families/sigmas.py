@@ -23,7 +23,7 @@ class Sigmas(Family):
         sigmas = scheduler.sigmas.cpu().double()[: len(timesteps) + 1]
         start, end = self._without_times_before_0(timesteps, sigmas)
         timesteps = timesteps[: len(start)]
-        levels = Levels(*self.curve.of_sigma(start), *self.curve.of_sigma(end))
+        levels = self.levels(start, end)
         return make_table(
             timesteps,
             self.curve.time_of_sigma(start),
@@ -33,6 +33,10 @@ class Sigmas(Family):
             extrapolation=self.extrapolation(scheduler, levels),
             start=self.start(scheduler, float(levels.a[0])),
         )
+
+    def levels(self, start: torch.Tensor, end: torch.Tensor) -> Levels:
+        """Coefficients of steps between sigmas [T]."""
+        return Levels(*self.curve.of_sigma(start), *self.curve.of_sigma(end))
 
     def extrapolation(self, scheduler: Any, levels: Levels) -> torch.Tensor | None:
         """The table's column; None for steps of first order."""
@@ -64,6 +68,12 @@ class Euler(Sigmas):
         self.prediction_type = prediction_of(config, VP_PREDICTIONS)
         continuous = config.get("timestep_type") == "continuous" and self.prediction_type == "v_prediction"
         self.curve = (ContinuousCurve if continuous else DiscreteCurve)(self.scheduler.alphas_cumprod)
+
+    def levels(self, start: torch.Tensor, end: torch.Tensor) -> Levels:
+        """As the base class says; where the last sigma is not 0, the last step hands out ``x / a`` as it is."""
+        levels = super().levels(start, end)
+        levels.a_next[-1], levels.b_next[-1] = 1.0, end[-1]
+        return levels
 
     def start(self, scheduler: Any, a: float) -> float:
         """``init_noise_sigma`` in ``(a, b)`` form."""
