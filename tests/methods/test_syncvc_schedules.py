@@ -43,7 +43,10 @@ def test_steps_of_a_schedule_are_steps_of_constant_settings():
     """A session that changes its settings from step to step says the same."""
     rates, costs = [0.1, 0.05, 0.02, 0.1, 0.0, 0.03], [0.0, 2.0, 0.5, 0.1, 1.0, 0.0]
     method = fs.SyncVC(
-        iterations=3, lr=lambda step, iteration: rates[step], control_cost=lambda step: costs[step], control_strength=0.7
+        iterations=3,
+        lr=lambda step, iteration: rates[step],
+        control_cost=lambda step: costs[step],
+        control_strength=0.7,
     )
     expected = run(method)
     prior = fs.FunctionPrior(nonlinear, ddim(steps_offset=1), SHAPE, dtype=torch.float64)
