@@ -314,6 +314,7 @@ class Session:
             changed = (latents != run.states.after(step)).flatten(1).any(1)
             run.states.replace_after(step, latents)
         run.stepper.forget(changed.nonzero()[:, 0].tolist(), step + 1)
+        self._result = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, for ``torch.save``: tensors, numbers, lists, dictionaries.

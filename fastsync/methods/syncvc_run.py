@@ -82,8 +82,8 @@ class BoundSyncVC(Bound["SyncVC"]):
             x, *estimates = (t.index_copy(0, rows, u) for t, u in zip((x, *prediction), best, strict=True))
             prediction = Prediction(*estimates)
         # Controlled views keep their history (`moved` is not set). Dropping it was tried with DPM-Solver++ 2M on the
-        # zoo's scenes (four pictures, 20 and 10 steps): views then differ by 1 to 2 % more where they overlap (14 %
-        # with search=4), chi-square is the same within its scatter, and pictures have less detail: 0.73 of single
+        # zoo's scenes (four pictures, 20 and 10 steps): views then differ by 1 to 2 % more where they overlap (with
+        # search=4 by 14 %), chi-square is the same within its scatter, and pictures have less detail: 0.73 of single
         # samples' crispness in place of 0.83.
         return Estimates(x, prediction, pull=self._step_pull[steps], address=address)
 
