@@ -244,7 +244,9 @@ class Session:
             run = self.run
             with self._counted(run.stats), self._sampling(), _plain():
                 canvas, views = self._bound.result(run.states.after(len(self) - 1))
-            if not bool(torch.isfinite(canvas).all()):
+                # Waits for the device, so that what it still had to compute is in the account.
+                finite = bool(torch.isfinite(canvas).all())
+            if not finite:
                 raise FloatingPointError(
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."

@@ -6,9 +6,9 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from exact_priors import Counting, ddim, flow, nonlinear, randn, relative
-from reference_syncvc import run_syncvc
 
 import fastsync as fs
+from bench import reference
 from fastsync.guidance import rescaled
 from fastsync.run import Query
 
@@ -230,10 +230,9 @@ def test_a_run_of_syncvc_agrees_with_the_reference(order):
         return rescale_noise_cfg(guided, conditional, guidance_rescale=0.6)
 
     z = randn(1, 2, *CANVAS.size, seed=3)
-    expected, picture = run_syncvc(
-        eps_fn, scheduler, steps, CANVAS.project(z), CANVAS.size, CANVAS.origins, torch.cat([COND, UNCOND], 1),
-        iterations=4,
-    )  # fmt: skip
+    model = reference.Model(eps_fn, scheduler, torch.cat([COND, UNCOND], 1))
+    place = reference.Cells.of_windows(CANVAS.origins, CANVAS.window, CANVAS.size)
+    picture, expected = reference.syncvc(model, CANVAS.project(z), place, steps, iterations=4)
     method = fs.SyncVC(iterations=4, lr=0.02)
     out = sampled(guidance, method=method, num_inference_steps=steps, order=order)
     assert relative(out.views, expected) < 1e-9 and relative(out.canvas, picture) < 1e-9

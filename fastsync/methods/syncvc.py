@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(eq=False)
 class SyncVC(Method):
-    """Synchronisation by variational control (docs/mathematics.md, SyncVC).
+    """Synchronisation by variational control (docs/mathematics.md, "SyncVC").
 
     At each time t, view i gets a control u, so that ``x~ = x + gamma u``, found by K steps of Adam from u = 0 on
 
