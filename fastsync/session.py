@@ -244,7 +244,9 @@ class Session:
             run = self.run
             with self._counted(run.stats), self._sampling(), _plain():
                 canvas, views = self._bound.result(run.states.after(len(self) - 1))
-            if not bool(torch.isfinite(canvas).all()):
+                # Waits for the device, so that what it still had to compute is in the account.
+                finite = bool(torch.isfinite(canvas).all())
+            if not finite:
                 raise FloatingPointError(
                     "the result has values that are NaN or infinite: run the prior in float32 or bfloat16, or look for "
                     "them in what the network returns."
@@ -312,6 +314,7 @@ class Session:
             changed = (latents != run.states.after(step)).flatten(1).any(1)
             run.states.replace_after(step, latents)
         run.stepper.forget(changed.nonzero()[:, 0].tolist(), step + 1)
+        self._result = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, for ``torch.save``: tensors, numbers, lists, dictionaries.

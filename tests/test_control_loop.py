@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from exact_priors import ddim, randn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,17 +41,22 @@ def network(x, t, cond):
     return 0.1 * x
 
 
-def counts(iterations, steps=3, views=3, order="wavefront", guided=True, half=False, **settings):
-    prior = fs.FunctionPrior(network, ddim(steps_offset=1), (2, 4, 6), dtype=torch.half if half else torch.float32)
+def launched(method, steps=3, views=3, order="wavefront", guided=True, half=False, scheduler=None, guidance=2.0):
+    prior = fs.FunctionPrior(
+        network, scheduler or ddim(steps_offset=1), (2, 4, 6), dtype=torch.half if half else torch.float32
+    )
     cond = randn(views, 2, 4, 6, seed=1).float()
     canvas = fs.WideCanvas((4, 4 * views + 2), (4, 6), 4)
     with Launches() as launches:
         fs.sample(
-            prior, canvas, fs.SyncVC(iterations=iterations, **settings), cond=cond, uncond=cond[:1] if guided else None,
-            guidance_scale=2.0, num_inference_steps=steps, latents=randn(1, 2, *canvas.size, seed=3).float(),
-            order=order,
+            prior, canvas, method, cond=cond, uncond=cond[:1] if guided else None, guidance_scale=guidance,
+            num_inference_steps=steps, latents=randn(1, 2, *canvas.size, seed=3).float(), order=order,
         )  # fmt: skip
     return launches.found
+
+
+def counts(iterations, steps=3, views=3, order="wavefront", guided=True, half=False, **settings):
+    return launched(fs.SyncVC(iterations=iterations, **settings), steps, views, order, guided, half)
 
 
 def an_iteration(**setting):
@@ -94,6 +100,32 @@ def test_the_host_waits_once_a_batch():
     few, many = (sum(counts(2, steps=steps)[name] for name in WAITS) for steps in (3, 9))
     # A wavefront of six steps more has six batches more, each with one look at whether its controls are finite.
     assert many - few == 6
+
+
+LOOKING_BACK = DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"scheduler": LOOKING_BACK},
+        {"guidance": fs.Guidance(2.0, interval=(0.25, 0.75))},
+        {"guidance": fs.Guidance(2.0, rescale=0.5, interval=(0.25, 0.75))},
+    ],
+    ids=["a solver that looks back", "an interval of guidance", "rescaled guidance"],
+)
+@pytest.mark.parametrize(
+    "method",
+    [fs.SyncVC(iterations=2), fs.SyncSDE(), fs.MultiDiffusion(), fs.SyncTweedies()],
+    ids=lambda method: type(method).__name__,
+)
+def test_solvers_and_guidance_make_the_host_wait_no_more_often(method, setting):
+    def waits_a_step(**setting):
+        order = method.orders[0]
+        few, many = (sum(launched(method, n, order=order, **setting)[name] for name in WAITS) for n in (20, 24))
+        return (many - few) / 4
+
+    assert waits_a_step(**setting) == waits_a_step() == isinstance(method, fs.SyncVC)
 
 
 @pytest.mark.parametrize("order", ["wavefront", "sequential"])

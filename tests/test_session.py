@@ -191,6 +191,17 @@ def test_views_replaced_by_hand(name):
     assert relative(run.result().views, x) < 1e-6  # diffusers keeps its table in float32
 
 
+@pytest.mark.parametrize("name", ["independent", "stochsync"])
+def test_views_replaced_after_the_last_step_are_the_result(name):
+    run, new = session(METHODS[name]), CANVAS.project(randn(1, 2, 4, 14, seed=8))
+    for state in run:
+        last = state
+    before = run.result()
+    last.views = new
+    assert relative(run.result().views, new) < 1e-12 and relative(CANVAS.project(run.result().canvas), new) < 1e-12
+    assert relative(before.views, new) > 0.1
+
+
 def test_what_is_no_replacement_is_told():
     run = session(METHODS["independent"])
     state = next(run)

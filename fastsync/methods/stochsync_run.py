@@ -184,6 +184,7 @@ class BoundStochSync(Bound["StochSync"]):
     def _paint(self, views: list[int], latents: torch.Tensor, pixels: torch.Tensor) -> None:
         """Merge some clean views, given in the prior's units and in the canvas's, over the canvas."""
         # The others enter with weight 0, as what they show anyhow.
+        self.shown = self.shown.clone()  # a result that was handed out stays as it is
         self.shown[views] = pixels
         self.done.update(views)
         self.z = self.run.canvas.merge(self.shown, _only(views, self.shown), previous=self.z)

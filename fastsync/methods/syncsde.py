@@ -17,7 +17,7 @@ from .coupling import Rule, coupling_table
 
 @dataclass(eq=False)
 class SyncSDE(Method):
-    """``eps~ = eps + M (x - T(x')) (1/lambda)(t/T_max) / b_t``, then the plain step (docs/mathematics.md, SyncSDE).
+    """``eps~ = eps + M (x - T(x')) (1/lambda)(t/T_max) / b_t``, then the plain step (docs/mathematics.md, "SyncSDE").
 
     ``T(x')`` is what the earlier views show at the view's cells, M the area that they cover; x' are the states BEFORE
     the step, so all views of a step form one batch. One evaluation a view and step.

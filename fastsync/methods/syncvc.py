@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from ..errors import check_choice, check_int, check_number, shown
 from ..rewards.base import Reward, RewardFunction, as_reward
 from ..run import Run
 from .base import Method
+from .control_schedule import ControlCost, LearningRate, checked_cost, checked_rates
 from .coupling import Rule
 from .syncvc_run import TIMES, BoundSyncVC
 
@@ -20,12 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {"iterations": 1},
     "fast": {"iterations": 1, "control_window": (1000, 500)},
 }
-LearningRate = float | Sequence[float] | Callable[[int], float]
 
 
 @dataclass(eq=False)
 class SyncVC(Method):
-    """Synchronisation by variational control (docs/mathematics.md, SyncVC).
+    """Synchronisation by variational control (docs/mathematics.md, "SyncVC").
 
     At each time t, view i gets a control u, so that ``x~ = x + gamma u``, found by K steps of Adam from u = 0 on
 
@@ -44,12 +44,13 @@ class SyncVC(Method):
 
     Args:
         iterations: K. 0 leaves the coupling alone, which is SyncSDE's rule.
-        lr: Adam's step size: a number, K numbers, or a function of the iteration (from 0).
+        lr: Adam's step size: a number, K numbers, or a function ``lr(iteration)`` or ``lr(step, iteration)``, both from
+            0.
         reward_weight: w, of the overlap. Adam does not see the loss's scale, so only its ratio to the others matters.
         kl_weight: kappa, what deviating from the prior costs.
         control_strength: gamma. A cell moves by at most about ``K lr gamma`` a step.
         inv_lambda: 1/lambda, strength of the coupling; 0 switches it off.
-        control_cost: c, what the control's own size costs.
+        control_cost: c, what the control's own size costs: a number, or a function ``control_cost(step)``.
         kl_scheme: ``"none"`` (as published), or ``"ddim"``, which scales kappa by the square of the step's own
             coefficient of eps, ``(sqrt(b_s^2 - sigma^2) - a_s b_t/a_t)^2``.
         rewards: what to maximise beside the overlap: rewards of :mod:`fastsync.rewards`, and functions
@@ -84,7 +85,7 @@ class SyncVC(Method):
     kl_weight: float = 1.0
     control_strength: float = 1.0
     inv_lambda: float = 5.0
-    control_cost: float = 0.0
+    control_cost: ControlCost = 0.0
     kl_scheme: Literal["none", "ddim"] = "none"
     rewards: Sequence[Reward | RewardFunction] | None = None
     composite: Literal["over", "merge"] = "over"
@@ -103,8 +104,9 @@ class SyncVC(Method):
 
     def __post_init__(self) -> None:
         self.iterations = check_int("iterations", self.iterations, minimum=0)
-        self.lr = self._rates(self.lr)
-        for name in ("reward_weight", "kl_weight", "control_strength", "inv_lambda", "control_cost"):
+        self.lr = checked_rates(self.lr, self.iterations)
+        self.control_cost = checked_cost(self.control_cost)
+        for name in ("reward_weight", "kl_weight", "control_strength", "inv_lambda"):
             setattr(self, name, check_number(name, getattr(self, name), minimum=0.0))
         check_choice("kl_scheme", self.kl_scheme, ("none", "ddim"))
         rewards = self.rewards
@@ -150,21 +152,6 @@ class SyncVC(Method):
             TypeError, ValueError: another name; settings as in the constructor.
         """
         return cls(**{**PRESETS[check_choice("preset", name, PRESETS)], **settings})
-
-    def _rates(self, lr: LearningRate) -> list[float]:
-        """Adam's step size at each iteration, checked."""
-        if callable(lr):
-            lr = [lr(iteration) for iteration in range(self.iterations)]
-        if isinstance(lr, (list, tuple)):
-            if len(lr) != self.iterations:
-                raise ValueError(f"lr must be one number or {self.iterations} (one an iteration), got {len(lr)}.")
-            return [check_number("lr", rate, minimum=0.0) for rate in lr]
-        return [check_number("lr", lr, minimum=0.0)] * self.iterations
-
-    @property
-    def rates(self) -> list[float]:
-        """Adam's step size at each iteration."""
-        return self._rates(self.lr)
 
     def order_of_views(self, canvas: LinearCanvas) -> list[int]:
         """The given order, checked to name every view once."""

@@ -176,7 +176,7 @@ def control_grad(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cotangents of ``w |M (x0 - y0)|^2 - rewards + kappa |eps~ - eps_free|^2 + c |control|^2``.
 
-    ``eps~ = eps + coupling M (x - y)`` is the coupled prediction (DESIGN.md section 4, SyncVC). With
+    ``eps~ = eps + coupling M (x - y)`` is the coupled prediction (docs/mathematics.md, "SyncVC"). With
     ``g_x0 = w overlap_gradient - reward_gradient``, ``g_eps = 2 kappa (eps~ - eps_free)`` and :func:`linear_form`:
 
     - ``g_r = pr g_x0 + qr g_eps``, for the network's conditional half times ``s``, for the other times ``1 - s``;

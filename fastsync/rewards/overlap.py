@@ -13,7 +13,7 @@ from .base import Reward
 
 
 class Overlap(Reward):
-    """``-weight |M (x0_i - T x0')|^2``, summed over a view (Lee 2026; DESIGN.md, section 4).
+    """``-weight |M (x0_i - T x0')|^2``, summed over a view (docs/mathematics.md, "SyncVC").
 
     ``T x0'`` is what the latest earlier view shows of each cell and M the area that they cover. SyncVC has this reward
     built in, as its ``reward_weight``, where it costs less; this one is for other methods and for scoring by hand.

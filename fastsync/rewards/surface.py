@@ -15,7 +15,9 @@ from .base import Reward
 
 
 class SurfaceOverlap(Reward):
-    """``-weight |M (x0_i - T x0')|^2`` in pixels, summed over a view: DESIGN.md's mesh reward, decoded.
+    """``-weight |M (x0_i - T x0')|^2`` in pixels, summed over a view.
+
+    This is SyncVC's reward for meshes (docs/mathematics.md, "SyncVC") on decoded views.
 
     A latent stands for a patch of pixels as they lie in its view. From another side the patch is turned and stretched,
     which the latent is not when it is read there: views that agree in latents then show debris. Pictures can be

@@ -1,4 +1,4 @@
-"""The measures of DESIGN.md section 8 against values worked out by hand."""
+"""The measures of docs/mathematics.md, "Measures", against values worked out by hand."""
 
 import math
 

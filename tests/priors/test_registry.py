@@ -47,7 +47,7 @@ class OwnPrior(PipelinePrior):
 @pytest.fixture
 def fresh(monkeypatch):
     """What is registered here is forgotten afterwards."""
-    monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
+    monkeypatch.setattr(registry, "_USERS", dict(registry._USERS))
 
 
 def make(kind=OwnPipeline, dtype=torch.float32):
@@ -138,7 +138,7 @@ def test_what_an_adapter_leaves_out_is_named(fresh):
     ],
 )
 def test_names_and_adapters_are_checked(fresh, call, words):
-    before = dict(registry._ADAPTERS)
+    before = dict(registry._USERS)
     with pytest.raises(TypeError, match=words) as caught:
         call()
-    assert "\n" not in str(caught.value) and registry._ADAPTERS == before
+    assert "\n" not in str(caught.value) and registry._USERS == before
