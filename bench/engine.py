@@ -2,9 +2,10 @@
 
     python -m bench.engine [--against FOLDER] [--rounds 5] [--output FILE]
 
-Each round starts one process of one thread for each checkout; the two take every case in turns, one run each. Compared
-are CPU seconds of the process, which other programs on the machine disturb less than the clock. The figure of a case is
-the median over all turns of the ratio of the two neighbouring runs.
+Each round starts one process of one thread for each checkout and group of cases; the two take every case in turns, one
+run each. Compared are CPU seconds of the process, which other programs on the machine disturb less than the clock. A
+round's ratio is the median over its turns, since where a process happens to have its memory shifts all of them by some
+percent; the figure of a case is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import IO, Annotated, Any
@@ -24,8 +25,8 @@ import typer
 from tqdm import tqdm
 
 from bench.machine import RESULTS, describe, write_json
-from bench.timing import spread
 
+Seconds = dict[str, list[float]]  # of each turn, by checkout
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = {"steps": 4, "views": 4}  # on the embedded prior `scenes`
 BARE = {"steps": 20, "views": 8}  # of 4x64x64, on a network that is one multiplication
@@ -33,6 +34,9 @@ ITERATIONS = (3, 8)  # of the two runs whose difference is that of control itera
 BATCHES = 26  # of those runs in which there are controls: all fronts but the first, where nobody has a neighbour
 LIMIT = 1.03  # what the engine may cost more than before
 ITERATION = "a control iteration"
+# glibc's allocator learns from what was freed whether memory goes back to the system, and then one of the two processes
+# may spend a sixth of a case on page faults. With fixed thresholds neither gives memory back.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
 
 def main(
@@ -44,37 +48,51 @@ def main(
     """Runs every case in turns and writes medians and ratios."""
     checkouts = {"here": ROOT} | ({"before": against.resolve()} if against else {})
     chosen = {name: turns for name, turns in TURNS.items() if only in name}
-    seconds: dict[str, dict[str, list[float]]] = {name: {which: [] for which in checkouts} for name in chosen}
+    # What a picture leaves of the heap would decide how the bare cases find their memory.
+    groups = [[name for name in chosen if name.startswith("scenes") == of_scenes] for of_scenes in (True, False)]
+    measured: dict[str, list[Seconds]] = {name: [] for name in chosen}
     for count in tqdm(range(rounds), desc="engine"):
-        workers = {which: _Worker(folder) for which, folder in checkouts.items()}
-        try:
-            for name, turns in chosen.items():
+        for group in filter(None, groups):
+            workers = {which: _Worker(folder) for which, folder in checkouts.items()}
+            try:
+                for name in group:
+                    measured[name].append(_in_turns(workers, name, chosen[name], count))
+            finally:
                 for worker in workers.values():
-                    worker.seconds(name)  # caches and lazy imports
-                for turn in range(turns):
-                    # Who begins takes turns as well.
-                    for which in sorted(workers, reverse=(count + turn) % 2 == 1):
-                        seconds[name][which].append(workers[which].seconds(name))
-        finally:
-            for worker in workers.values():
-                worker.end()
-    cases = {name: condense(found) for name, found in seconds.items()}
+                    worker.end()
+    cases = {name: condense(found) for name, found in measured.items()}
     commits = {which: _commit(folder) for which, folder in checkouts.items()}
     settings = {"device": "cpu", "threads": 1, "rounds": rounds, "turns": chosen, "commits": commits}
     write_json(output, {**describe(), "settings": settings, "cases": cases})
     for name, row in cases.items():
-        beside = f"{row['ratio']:8.3f} of before (spread {row['spread']:.3f})" if "ratio" in row else ""
+        beside = f"{row['ratio']:8.3f} of before (rounds {row['rounds']})" if "ratio" in row else ""
         typer.echo(f"{name:42}{1e3 * row['seconds']['here']:12.4g} ms{beside}")
     typer.echo(f"written to {output}")
     raise SystemExit(any(row.get("ratio", 1.0) > LIMIT for row in cases.values()))
 
 
-def condense(found: Mapping[str, list[float]]) -> dict[str, Any]:
-    """One case: the median CPU seconds of each checkout, and the median of the ratios of this one to the other."""
-    row: dict[str, Any] = {"seconds": {which: float(f"{median(times):.4g}") for which, times in found.items()}}
-    if "before" in found:
-        ratios = [here / before for here, before in zip(found["here"], found["before"], strict=True)]
-        row |= {"ratio": round(median(ratios), 4), "spread": round(spread(ratios), 4)}
+def _in_turns(workers: Mapping[str, _Worker], name: str, turns: int, count: int) -> Seconds:
+    """A case's CPU seconds in one round, of each checkout."""
+    seconds: Seconds = {which: [] for which in workers}
+    for worker in workers.values():
+        worker.seconds(name)  # caches and lazy imports
+    for turn in range(turns):
+        # Who begins takes turns as well.
+        for which in sorted(workers, reverse=(count + turn) % 2 == 1):
+            seconds[which].append(workers[which].seconds(name))
+    return seconds
+
+
+def condense(rounds: Sequence[Seconds]) -> dict[str, Any]:
+    """One case: the median CPU seconds of each checkout, and the median of the rounds' ratios of this one to the other.
+
+    ``rounds`` holds those ratios one by one.
+    """
+    medians = {which: median(median(found[which]) for found in rounds) for which in rounds[0]}
+    row: dict[str, Any] = {"seconds": {which: float(f"{value:.4g}") for which, value in medians.items()}}
+    if "before" in medians:
+        ratios = [median(h / b for h, b in zip(found["here"], found["before"], strict=True)) for found in rounds]
+        row |= {"ratio": round(median(ratios), 4), "rounds": [round(ratio, 4) for ratio in ratios]}
     return row
 
 
@@ -84,7 +102,7 @@ class _Worker:
     def __init__(self, folder: Path) -> None:
         # In the checkout's folder, of which `python -c` imports; this file itself is the same text for both.
         code = f"from runpy import run_path; run_path({str(Path(__file__).resolve())!r})['serve']()"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+        environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=folder, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -186,9 +204,9 @@ def _commit(folder: Path) -> str | None:
 
 # Turns of each case a round: what is over soon is disturbed more.
 TURNS = {
-    **{f"scenes, {method}": 1 for method in ("SyncVC", "MultiDiffusion", "SyncTweedies", "SyncSDE", "StochSync")},
-    **{f"bare, {method}": 30 for method in ("SyncVC", "MultiDiffusion")},
-    ITERATION: 20,
+    **{f"scenes, {method}": 2 for method in ("SyncVC", "MultiDiffusion", "SyncTweedies", "SyncSDE", "StochSync")},
+    **{f"bare, {method}": 15 for method in ("SyncVC", "MultiDiffusion")},
+    ITERATION: 10,
 }
 
 if __name__ == "__main__":

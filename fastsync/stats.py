@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -34,7 +34,7 @@ class Stats:
 
     def state_dict(self) -> dict[str, Any]:
         """All figures by name."""
-        return asdict(self)
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All figures as ``state_dict`` gave them, in this object."""
