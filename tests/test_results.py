@@ -128,3 +128,11 @@ def test_meshes_were_measured_against_fits_and_scatters():
     ratio = {name: row["ratio"] for name, row in scene["variants"].items()}
     assert min(ratio[name] for name in RASTERISED) >= 20 and ratio[SCATTER] >= 2 and scene["build"] < 3
     assert min(ratio[name] for name in FITS) < 20  # the page says so
+
+
+def test_the_engine_costs_no_more_than_the_one_before_it():
+    from bench.engine import LIMIT, TURNS
+
+    cases = load("engine_cpu.json")["cases"]
+    assert set(cases) == set(TURNS)
+    assert max(row["ratio"] for row in cases.values()) <= LIMIT == 1.03
