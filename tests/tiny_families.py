@@ -4,53 +4,16 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionXLPipeline,
 )
-from tiny_pipelines import CELLS, PIXELS, TOKENS, WIDTH, make_tokenizer, make_unet
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from tiny_pipelines import CELLS, WIDTH, make_clip, make_tokenizer, make_unet, make_vae
+from transformers import CLIPTextModelWithProjection
 
 from fastsync.zoo import pixel_models
-
-
-def make_vae(**changes: Any) -> AutoencoderKL:
-    """Two pixels a cell, four channels."""
-    settings = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 8),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-        "sample_size": PIXELS,
-        "mid_block_add_attention": False,
-        "scaling_factor": 0.5,
-    }
-    return AutoencoderKL(**{**settings, **changes}).eval()
-
-
-def make_clip(tokenizer: Any, kind: Any = CLIPTextModel) -> Any:
-    """A text encoder with two layers whose states depend on the prompt."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    model = kind(config).eval()
-    with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(20.0)
-    return model
 
 
 def make_xl_scheduler(kind: Any = EulerDiscreteScheduler, **changes: Any) -> Any:
@@ -81,8 +44,8 @@ def make_xl_pipeline(
         }
         pipe = StableDiffusionXLPipeline(
             vae=make_vae(),
-            text_encoder=make_clip(tokenizer),
-            text_encoder_2=make_clip(tokenizer, CLIPTextModelWithProjection),
+            text_encoder=make_clip(tokenizer, layers=2),
+            text_encoder_2=make_clip(tokenizer, CLIPTextModelWithProjection, layers=2),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=make_unet(**{**settings, **unet}).eval(),
@@ -121,7 +84,7 @@ def make_flux_pipeline(
         pipe = FluxPipeline(
             scheduler=make_flux_scheduler() if scheduler is None else scheduler,
             vae=make_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
-            text_encoder=make_clip(tokenizer),
+            text_encoder=make_clip(tokenizer, layers=2),
             tokenizer=tokenizer,
             text_encoder_2=text_encoder,
             tokenizer_2=pieces,

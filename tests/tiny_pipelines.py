@@ -85,6 +85,43 @@ def make_pixel_pipeline(*, scheduler: Any = None, seed: int = 0) -> IFPipeline:
     return pipe
 
 
+def make_vae(**changes: Any) -> AutoencoderKL:
+    """Two pixels a cell, four channels."""
+    settings = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": PIXELS,
+        "mid_block_add_attention": False,
+        "scaling_factor": 0.5,
+    }
+    return AutoencoderKL(**{**settings, **changes}).eval()
+
+
+def make_clip(tokenizer: Any, kind: Any = CLIPTextModel, *, layers: int = 1) -> Any:
+    """A text encoder whose states depend on the prompt."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    model = kind(config).eval()
+    with torch.no_grad():
+        # Fresh text states are nearly alike: make prompts matter, so that tests of conditions can fail.
+        model.get_input_embeddings().weight.mul_(20.0)
+    return model
+
+
 def make_pipeline(
     *, scheduler: Any = None, unet: Any = None, seed: int = 0, dtype: torch.dtype = torch.float32, **parts: Any
 ) -> StableDiffusionPipeline:
@@ -92,41 +129,16 @@ def make_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = make_tokenizer()
-        text = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=TOKENS,
-            projection_dim=WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=PIXELS,
-            mid_block_add_attention=False,
-            scaling_factor=0.5,
-        )
+        vae = make_vae()
         components = {
             "vae": vae,
-            "text_encoder": CLIPTextModel(text).eval(),
+            "text_encoder": make_clip(tokenizer),
             "tokenizer": tokenizer,
             "unet": make_unet() if unet is None else unet,
             "scheduler": make_scheduler() if scheduler is None else scheduler,
             "safety_checker": None,
             "feature_extractor": None,
         }
-        with torch.no_grad():
-            # Fresh text states are nearly alike: make prompts matter, so that tests of conditions can fail.
-            components["text_encoder"].get_input_embeddings().weight.mul_(20.0)
         pipe = StableDiffusionPipeline(**{**components, **parts}, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
