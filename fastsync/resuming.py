@@ -23,13 +23,6 @@ def places_of(canvas: LinearCanvas) -> list[list[float]]:
     return [[round(mean, 2) for mean in row] for row in torch.stack(means, 1).tolist()]
 
 
-def plain(value: Any) -> Any:
-    """A setting as it can be saved and compared: numbers, strings and lists of them; of all else only its type."""
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
-
-
 def copied(value: Any, device: torch.device | None = None) -> Any:
     """A copy that shares no tensor, list or dictionary with the original, its tensors on ``device`` if given."""
     if isinstance(value, torch.Tensor):

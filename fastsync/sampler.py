@@ -10,7 +10,7 @@ import torch
 from . import scheduling
 from .canvases.base import Canvas
 from .conditions import Conditions
-from .errors import check_tensor, shape_text, shown
+from .errors import shown
 from .guidance import Guidance
 from .methods.base import Method
 from .priors.base import Prior
@@ -102,23 +102,19 @@ def sample(
     with session:
         for state in session:
             if callback is not None:
-                _call_back(callback, state, session.order)
+                _call_back(callback, state, session)
         return session.result()
 
 
-def _call_back(callback: Callback, state: SessionState, order: str) -> None:
-    views = state.views
-    answer = callback(state.step, state.t, {"latents": views, "x0": state.x0})
+def _call_back(callback: Callback, state: SessionState, session: Session) -> None:
+    answer = callback(state.step, state.t, {"latents": state.views, "x0": state.x0})
     if isinstance(answer, torch.Tensor):
         raise TypeError("the callback returned a tensor: return {'latents': tensor} to replace the views, or None.")
     if not isinstance(answer, Mapping) or "latents" not in answer:
         return
-    if order == "wavefront":
+    if session.order == "wavefront":
         raise ValueError(
             "the callback returned latents, but in the wavefront other views are already ahead of this step: pass "
             "order='sequential', or return None."
         )
-    latents = check_tensor("the callback's latents", answer["latents"])
-    if latents.shape != views.shape:
-        raise ValueError(f"the callback's latents must be {shape_text(views.shape)}, got {shape_text(latents.shape)}.")
-    state.views = latents
+    session.replace(state.step, answer["latents"], "the callback's latents")

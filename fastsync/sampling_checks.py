@@ -14,7 +14,7 @@ from .errors import check_tensor, shape_text, shown
 from .guidance import Guidance
 from .methods.base import Method
 from .priors.base import Prior
-from .run import Run
+from .run import Run, decodes
 
 
 def check_parts(prior: Any, canvas: Any, method: Any) -> None:
@@ -91,7 +91,7 @@ def check_view_shape(prior: Prior, canvas: LinearCanvas, method: Method) -> None
     scale = prior.scale
     shapes = {"cells": (c, h, w), "pixels": (3, scale * h, scale * w) if scale > 1 else (c, h, w)}
     cells, pixels = (shape_text(shape) for shape in shapes.values())
-    if canvas.units == "pixels" and scale > 1 and not method.takes_pixels:
+    if decodes(prior, canvas) and not method.takes_pixels:
         raise ValueError(
             f"the canvas's views are in pixels, but {type(method).__name__} works on the prior's own, {cells} "
             "(C, h, w): build the canvas with units='cells' and that view size, or use SyncTweedies or StochSync."

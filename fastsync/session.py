@@ -18,9 +18,9 @@ from .conditions import Conditions
 from .errors import check_choice, check_device, check_int, check_tensor, shape_text, shown
 from .guidance import Guidance
 from .memory import begin_peak, peak_memory
-from .methods.base import Method
+from .methods.base import Method, plain
 from .priors.base import Prior
-from .resuming import copied, places_of, plain
+from .resuming import copied, places_of
 from .run import Network, Noise, Run, States, Stepper, Timetable
 from .sampling_checks import (
     check_generator,
@@ -165,10 +165,7 @@ class Session:
                 dtype=dtype,
                 device=device,
             )
-            in_pixels = canvas.units == "pixels" and prior.scale > 1
-            noise = Noise(
-                prior, canvas, generator, in_pixels=in_pixels, stochastic=table.stochastic, dtype=dtype, device=device
-            )
+            noise = Noise(prior, canvas, generator, stochastic=table.stochastic, dtype=dtype, device=device)
             buckets = _buckets(self._plan, level, self._batches.most) if fixed_batches else None
             network = Network(prior, given, given_uncond, guidance, times, stats, buckets)
             stepper = Stepper(times, states, noise)
@@ -287,11 +284,11 @@ class Session:
         self._check_kept(step)
         return self._bound.clean(step)
 
-    def replace(self, step: int, views: torch.Tensor) -> None:
+    def replace(self, step: int, views: torch.Tensor, name: str = "the views") -> None:
         """Put other noisy views [N, C, h, w] in the place of those after ``step``, the last one done.
 
         The solver's next step of a view that is not what it was is of first order, because its past is not its own any
-        more.
+        more. Messages call the views ``name``.
 
         Raises:
             TypeError, ValueError: no tensor, another shape, values that are not finite, or the wavefront, in which
@@ -303,10 +300,10 @@ class Session:
                 "views cannot be replaced in the wavefront, in which other views are already ahead of this step: use "
                 "order='sequential'."
             )
-        latents = check_tensor("the views", views)
+        latents = check_tensor(name, views)
         expected = (self.run.canvas.num_views, *self.run.prior.view_shape)
         if tuple(latents.shape) != expected:
-            raise ValueError(f"the views must be {shape_text(expected)}, got {shape_text(latents.shape)}.")
+            raise ValueError(f"{name} must be {shape_text(expected)}, got {shape_text(latents.shape)}.")
         self._check_last(step)
         run = self.run
         with _plain():
@@ -382,17 +379,17 @@ class Session:
         run = self.run
         return {
             "method": type(self.method).__name__,
-            **{name: plain(value) for name, value in vars(self.method).items()},
+            **self.method.recorded(lambda value: type(value).__name__),
             "canvas": f"{type(run.canvas).__name__} of {run.canvas.num_views} views, {list(run.canvas.size)}",
             "view shape": list(run.prior.view_shape),
             "where views lie": places_of(run.canvas),
             "order of views": list(run.order),
-            "what views read": plain(run.sources),
+            "what views read": plain(run.sources, repr),
             "solver": self.method.solver_name(run.prior),
             "times": run.times.host_times.tolist(),
             "noise of the steps": run.times.table.sigma.tolist(),
             "guidance": str(run.network.guidance),
-            "conditions": repr(run.network.given),
+            "conditions": run.network.told,
             "num_inference_steps": run.num_inference_steps,
             "order": self.order,
             "max_batch": self._max_batch,

@@ -220,7 +220,7 @@ def run(
         "negative_prompt": negative,
         "method": next((k for k, v in METHODS.items() if type(method) is v), type(method).__name__),
         "preset": options.get("preset"),
-        "method_settings": _settings(method),
+        "method_settings": method.recorded(repr),
         "num_inference_steps": steps,
         "guidance_scale": guidance.scale,
         "guidance_rescale": guidance.rescale,
@@ -243,14 +243,3 @@ class _Callback:
 
     def __call__(self, step: int, t: torch.Tensor, state: Mapping[str, torch.Tensor]) -> Any:
         return self.function(self.pipe, step, t, {name: state[name] for name in self.names})
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    """A method's settings as JSON can hold them; functions and the like by their repr."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value if isinstance(value, (int, float, str, type(None))) else repr(value)
-
-    return {name.removeprefix("_"): plain(value) for name, value in vars(method).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -50,9 +50,20 @@ class Method:
         """For each view the earlier views whose work at the same step it needs."""
         return [()] * canvas.num_views
 
+    def recorded(self, otherwise: Callable[[Any], str]) -> dict[str, Any]:
+        """The method's settings as JSON can hold them; ``otherwise`` tells of functions and the like."""
+        return {name: plain(value, otherwise) for name, value in vars(self).items()}
+
     def bind(self, run: Run) -> Bound[Any]:
         """The method at work in one run; refuses, before any network call, what it cannot do there."""
         return Bound(self, run)
+
+
+def plain(value: Any, otherwise: Callable[[Any], str]) -> Any:
+    """Numbers, strings, and lists of them, as they are; ``otherwise(value)`` of all else."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item, otherwise) for item in value]
+    return value if isinstance(value, (int, float, str, type(None))) else otherwise(value)
 
 
 M = TypeVar("M", bound=Method)
@@ -60,6 +71,8 @@ M = TypeVar("M", bound=Method)
 
 class Bound(Generic[M]):
     """A method at work in one run; subclasses hold what the run needs between steps. This one samples independently.
+
+    Everything here is called without gradients; what needs some records them itself.
 
     A method says what its views are estimated to be (:meth:`estimate`), and the run's stepper takes the step. Methods
     that merge the estimates of all views first keep them in :meth:`advance`, and let the run finish all views from
@@ -76,8 +89,7 @@ class Bound(Generic[M]):
     def estimate(self, work: Work) -> Estimates:
         """What the batch's views are estimated to be; the engine takes the step."""
         x = self.run.states.before(work)
-        with torch.no_grad():
-            return Estimates(x, self.run.network.predict(x, work))
+        return Estimates(x, self.run.network.predict(x, work))
 
     def advance(self, work: Work) -> None:
         """Take the batch's views one step on. Methods whose views wait for all others estimate here and step later."""

@@ -65,7 +65,8 @@ class BoundStochSync(Bound["StochSync"]):
         # All inner times, on the CPU.
         self._grid = run.prior.steps(settings.inner_steps(run.num_inference_steps)).timesteps.cpu()
         self._border = self._ramps().to(self.z)
-        self._step, self._turn = -1, None  # type: tuple[int, _Turn | None]
+        self._step = -1
+        self._turn: _Turn | None = None
 
     def advance(self, work: Work) -> None:
         """Sample the batch's views that are in the step's set; the others wait."""

@@ -74,8 +74,7 @@ class BoundSyncVC(Bound["SyncVC"]):
         if steered and settings.search is None:
             asked = query.items(controlled, rows)
             x = x.index_copy(0, rows, self._optimise(some, asked, x[rows], address.rows(rows), steps[rows]))
-        with torch.no_grad():
-            prediction = query.predict(x)
+        prediction = query.predict(x)
         if steered and settings.search is not None:
             free = [t.index_select(0, rows) for t in (x, *prediction)]
             best = self._search(some, query.items(controlled, rows), free, address.rows(rows))
@@ -218,8 +217,7 @@ class BoundSyncVC(Bound["SyncVC"]):
         for candidate in range(run.noise.candidates):
             drawn = settings.search_scale * run.noise.candidate(work, candidate)
             x = start + b * ((kept - 1.0) * eps + drawn)
-            with torch.no_grad():
-                prediction = query.predict(x)
+            prediction = query.predict(x)
             score = self._score(work, prediction.x0, address)
             better = score > best_score
             best_score = torch.where(better, score, best_score)

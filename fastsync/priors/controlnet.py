@@ -111,7 +111,8 @@ class ControlNetPrior(ControlledPrior):
         """ControlNet and UNet at noisy views x [B, C, h, w] and their controls, embedded or not."""
         text, control = self._parts(cond)
         embedded = cond is not None and self.prepared_name in cond
-        dtype = self._controlnet.dtype
+        # Asked once, because a model looks through its weights for it.
+        dtype, of_unet = self._controlnet.dtype, self.dtype
         with self._embedding_known(embedded):
             down, middle = self.pipe.controlnet(
                 x.to(dtype),
@@ -125,8 +126,8 @@ class ControlNetPrior(ControlledPrior):
             x,
             t,
             text,
-            down_block_additional_residuals=[residual.to(self.dtype) for residual in down],
-            mid_block_additional_residual=middle.to(self.dtype),
+            down_block_additional_residuals=[residual.to(of_unet) for residual in down],
+            mid_block_additional_residual=middle.to(of_unet),
         )
 
     @contextmanager

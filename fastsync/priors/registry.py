@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..errors import shown
@@ -38,20 +38,20 @@ def register(*pipeline_classes: str) -> Callable[[A], A]:
     if not pipeline_classes:
         raise TypeError("register() takes one name of a pipeline class or more, got none.")
 
-    def registered(adapter: A) -> A:
-        if not callable(adapter):
-            raise TypeError(f"register() decorates a class or a function, got {shown(adapter)}.")
-        _USERS.update(dict.fromkeys(pipeline_classes, adapter))
-        return adapter
-
-    return registered
+    return _adding_to(_USERS, pipeline_classes)
 
 
 def built_in(pipeline_class: str) -> Callable[[A], A]:
     """As :func:`register`, of an adapter of fastsync's own."""
 
+    return _adding_to(_OWN, (pipeline_class,))
+
+
+def _adding_to(table: dict[str, Adapter], pipeline_classes: Sequence[str]) -> Callable[[A], A]:
     def registered(adapter: A) -> A:
-        _OWN[pipeline_class] = adapter
+        if not callable(adapter):
+            raise TypeError(f"register() decorates a class or a function, got {shown(adapter)}.")
+        table.update(dict.fromkeys(pipeline_classes, adapter))
         return adapter
 
     return registered

@@ -51,8 +51,9 @@ class UNetPrior(PipelinePrior):
 
     def _unet(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **further: Any) -> torch.Tensor:
         """The UNet in its own dtype; ``further`` is what else it is given, such as a ControlNet's residuals."""
-        text = text.to(self.dtype)
-        return self.pipe.unet(x.to(self.dtype), t, encoder_hidden_states=text, return_dict=False, **further)[0]
+        dtype = self.dtype  # asked once, because a model looks through its weights for it
+        told = {"encoder_hidden_states": text.to(dtype), **further}
+        return self.pipe.unet(x.to(dtype), t, return_dict=False, **told)[0]
 
     def deep_features(self) -> DeepFeatures:
         """A new, empty store of the UNet's deep features, for one batch of views.

@@ -7,6 +7,7 @@ from .run import Run
 from .states import Address, States
 from .stepper import Estimates, Stepper
 from .timetable import Timetable
+from .units import decodes
 
 __all__ = [
     "Address",
@@ -20,4 +21,5 @@ __all__ = [
     "Stepper",
     "Through",
     "Timetable",
+    "decodes",
 ]

@@ -31,6 +31,7 @@ class Network:
 
     Attributes:
         device: the prior's.
+        told: names and shapes of the conditions as they were given.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Network:
         buckets: Sequence[int] | None = None,
     ) -> None:
         self.prior, self.cond, self.uncond, self.guidance = prior, cond, uncond, guidance
-        self.given = (cond, uncond)
+        self.told = f"{cond}, {uncond}"
         self.stats, self.buckets, self._times = stats, buckets, times
         self.device = prior.device
         self._scales = guidance.scales(len(times))

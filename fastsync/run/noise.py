@@ -10,6 +10,7 @@ import torch
 from ..canvases.base import LinearCanvas
 from ..priors.base import Prior
 from ..scheduling import Work
+from .units import decodes
 
 
 class Noise:
@@ -19,7 +20,6 @@ class Noise:
         prior: whose dtype decides the precision that noise is drawn in, as diffusers does.
         canvas: whose maps project one canvas noise to all views.
         generator: None draws from torch's global one.
-        in_pixels: the canvas is in pixels while views are latents, which have no noise in common with it.
         stochastic: whether the steps add noise.
         dtype, device: of what is handed out.
 
@@ -33,7 +33,6 @@ class Noise:
         canvas: LinearCanvas,
         generator: torch.Generator | None,
         *,
-        in_pixels: bool,
         stochastic: bool,
         dtype: torch.dtype,
         device: torch.device,
@@ -41,7 +40,8 @@ class Noise:
         self._view_shape, self._canvas, self.generator = prior.view_shape, canvas, generator
         half = prior.dtype in (torch.float16, torch.bfloat16)
         self._drawn_dtype, self._dtype, self._device = prior.dtype if half else dtype, dtype, device
-        self._projected = not in_pixels and canvas.whiteness != "none"
+        # Latents have no noise in common with a canvas in pixels.
+        self._projected = canvas.whiteness != "none" and not decodes(prior, canvas)
         self._stochastic, self.candidates = stochastic, 0
         self._pending: dict[int, list[torch.Tensor]] = {}
         self._readers: dict[int, int] = {}

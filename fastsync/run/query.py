@@ -155,7 +155,7 @@ class Query:
         if evaluation.slope is not None:
             g_x0, g_eps = cotangent.chunk(2)
             return evaluation.slope[0] * g_x0 + evaluation.slope[1] * g_eps, None
-        if evaluation.through == "cond" and evaluation.kind != ESTIMATES:
+        if evaluation.through == "cond":
             cotangent = cotangent[len(x) :]
         self.stats.gradients += len(x) * (1 if evaluation.through == "cond" else self.halves)
         scale = peak if self._half else None

@@ -17,6 +17,7 @@ from .noise import Noise
 from .states import States
 from .stepper import Estimates, Stepper
 from .timetable import Timetable
+from .units import decodes
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Run:
     @property
     def in_pixels(self) -> bool:
         """Whether the canvas is in pixels while the prior's views are latents."""
-        return self.canvas.units == "pixels" and self.prior.scale > 1
+        return decodes(self.prior, self.canvas)
 
     def finish(self, work: Work, estimates: Estimates) -> None:
         """Take the batch one step on from what the method estimates."""
