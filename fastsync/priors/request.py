@@ -1,0 +1,85 @@
+"""What a task asks a prior to be told of its views, and what the prior makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from ..conditions import Conditions
+from ..errors import shown
+from ..guidance import Guidance
+
+T = TypeVar("T")
+
+
+class ByView(Generic[T]):
+    """Values of one argument of a pipeline's call, one for each view, for ``pipe_kwargs``.
+
+    ::
+
+        sync.wide("a town", pipe_kwargs={"ip_adapter_image": fs.ByView([morning, noon, evening, night])})
+
+    Args:
+        values: item i is what the pipeline's call gets for view i, as that call takes it for one picture.
+    """
+
+    def __init__(self, values: Sequence[T]) -> None:
+        if not isinstance(values, (list, tuple)) or not values:
+            raise TypeError(f"ByView takes a list with one value a view, got {shown(values)}: pass a list.")
+        self.values: tuple[T, ...] = tuple(values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.values)
+
+    def __getitem__(self, view: int) -> T:
+        return self.values[view]
+
+    def __repr__(self) -> str:
+        return f"ByView of {len(self.values)} values"
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """What a task wants N views to be told.
+
+    Attributes:
+        num_views: N.
+        prompts: one for all views or N; None where ``pipe_kwargs`` brings embeddings.
+        negative_prompt: one for all views; None for what the pipeline makes of none.
+        guidance: the caller's; None for the pipeline's own.
+        places: (y, x) of each view's first pixel where views are windows of one picture, else None.
+        size: (height, width) in pixels of that picture.
+        control: [N, 1 or 3, H, W] or [1, 1 or 3, H, W] in [0, 1], what a ControlNet is to see of each view, at a view's
+            size in pixels; one channel for depth, 0 (background) to 1 (nearest), linear in inverse depth.
+        pipe_kwargs: further arguments of the pipeline's call, :class:`ByView` where views differ.
+    """
+
+    num_views: int
+    prompts: Sequence[str] | None
+    negative_prompt: str | None = None
+    guidance: Guidance | None = None
+    places: Sequence[tuple[int, int]] | None = None
+    size: tuple[int, int] | None = None
+    control: torch.Tensor | None = None
+    pipe_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Told(NamedTuple):
+    """Arguments of :func:`fastsync.sample` that a prior has made of a request.
+
+    Attributes:
+        cond, uncond: conditions of all views; ``uncond`` None without guidance.
+        guidance: how the two are combined, in fastsync's terms.
+        start: clean views [N, C, h, w] that the run begins from, noised, where the pipeline does so; else None.
+    """
+
+    cond: torch.Tensor | Conditions | None
+    uncond: torch.Tensor | Conditions | None
+    guidance: Guidance
+    start: torch.Tensor | None = None
