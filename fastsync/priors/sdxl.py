@@ -9,7 +9,7 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
-from .codecs import VaeCodec
+from .codecs import VaeCodec, upcast_dtype
 from .diffusers_unet import DiffusersPrior
 from .registry import built_in
 from .runtime import Runtime
@@ -46,7 +46,7 @@ class SDXLPrior(DiffusersPrior):
         neighbours: NeighbourLists | None = None,
     ) -> None:
         super().__init__(pipe, window=window, runtime=runtime, solver=solver, neighbours=neighbours)
-        self.codec = VaeCodec(pipe.vae, upcast=True)
+        self.codec = VaeCodec(pipe.vae, dtype=upcast_dtype(pipe.vae))
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None

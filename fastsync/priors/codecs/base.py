@@ -1,0 +1,22 @@
+"""What a codec is, and the one of priors whose sample units are pixels."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Codec:
+    """Sample units that are pixels in [-1, 1] already: both ways give back what they are given."""
+
+    scale: int = 1  # pixels along a side of one cell
+
+    def encode(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to sample units [B, C, h, w], computed on ``device``, differentiable."""
+        return pixels
+
+    def decode(self, latents: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Sample units [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], computed on ``device``, differentiable."""
+        return latents
+
+
+PIXELS = Codec()
