@@ -11,8 +11,9 @@ import torch
 from .errors import check_tensor, shape_text, shown
 from .transfer import to_device
 
-# [N, ...] or [1, ...], or a list of N or 1 tensors where views have shapes of their own.
-Rows = torch.Tensor | list[torch.Tensor]
+# [N, ...] or [1, ...], or a list of N or 1 values: tensors of shapes of their own, or anything else, which stays on the
+# host.
+Rows = torch.Tensor | list[Any]
 ANONYMOUS = "cond"  # the name of a bare tensor where the prior gives it no other
 
 
@@ -24,11 +25,12 @@ class Conditions(Mapping[str, Any]):
     are ever changed; every method returns a new one.
 
     Args:
-        rows: name -> tensor [N or 1, ...], or list of N or 1 tensors for networks that take rows of different shapes.
+        rows: name -> tensor [N or 1, ...], or list of N or 1 values: tensors for networks that take rows of different
+            shapes, and whatever else differs from view to view.
         shared: name -> anything that is the same for all rows, such as position ids [S, 3].
 
     Raises:
-        TypeError: a name that is no string, or a value of ``rows`` that is neither a tensor nor a list of tensors.
+        TypeError: a name that is no string, or a value of ``rows`` that is neither a tensor nor a list.
         ValueError: no value at all; a name in both; an empty list or a tensor without a first dimension.
     """
 
@@ -188,7 +190,7 @@ def joined(first: Conditions, second: Conditions) -> Conditions:
     def both(name: str) -> Rows:
         a, b = first.rows[name], second.rows[name]
         if isinstance(a, list) or isinstance(b, list):
-            return [*_tensors(a), *_tensors(b)]
+            return [*a, *b]
         return torch.cat([a, b])
 
     return _made({name: both(name) for name in first.rows}, first.shared)
@@ -253,11 +255,13 @@ def _signature_text(conditions: Conditions) -> str:
 
 
 def _tensors(value: Rows) -> Sequence[torch.Tensor]:
-    return value if isinstance(value, list) else [value]
+    return [row for row in value if isinstance(row, torch.Tensor)] if isinstance(value, list) else [value]
 
 
 def _mapped(function: Callable[[torch.Tensor], torch.Tensor], value: Rows) -> Rows:
-    return [function(tensor) for tensor in value] if isinstance(value, list) else function(value)
+    if isinstance(value, list):
+        return [function(row) if isinstance(row, torch.Tensor) else row for row in value]
+    return function(value)
 
 
 def _described(value: Rows) -> str:
@@ -265,13 +269,12 @@ def _described(value: Rows) -> str:
 
 
 def _check_rows(name: str, value: Any) -> None:
-    tensors = value if isinstance(value, list) else [value]
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+    if not isinstance(value, (torch.Tensor, list)):
         raise TypeError(
-            f"the condition {name!r} must be a torch.Tensor or a list of them, got {shown(value)}: pass what is no "
-            "tensor, and is the same for all views, by shared={...}."
+            f"the condition {name!r} must be a torch.Tensor or a list, got {shown(value)}: pass what is the same for all "
+            "views by shared={...}."
         )
-    if not tensors or (isinstance(value, torch.Tensor) and value.ndim == 0):
+    if (isinstance(value, list) and not value) or (isinstance(value, torch.Tensor) and value.ndim == 0):
         raise ValueError(
             f"the condition {name!r} must have a row for each view, or one for all, along its first dimension, got "
             f"{_described(value)}: stack the rows."

@@ -78,6 +78,17 @@ class StepTable:
         """Whether any step needs the clean estimate of the step before."""
         return bool((self.extrapolation != 0).any())
 
+    def after(self, skipped: int) -> StepTable:
+        """The table without its first steps, for runs that begin from noised pictures."""
+        if not skipped:
+            return self
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        rest: dict[str, Any] = {n: c[skipped:].clone() for n, c in columns.items() if isinstance(c, torch.Tensor)}
+        first = float(rest["progress"][0])
+        rest["progress"], rest["pull"] = rest["progress"] / first, rest["pull"] / first
+        rest["extrapolation"][0] = 0.0  # there is no step before it
+        return replace(self, **rest)
+
     def to(self, device: torch.device) -> StepTable:
         """The table on a device."""
         columns = {column.name: getattr(self, column.name) for column in fields(self)}

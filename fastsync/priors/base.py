@@ -75,6 +75,11 @@ class Prior:
         """Whether the prior hands out its network's own output, and not only estimates by a ``predict`` of its own."""
         return type(self).predict is Prior.predict
 
+    @property
+    def mixes_linearly(self) -> bool:
+        """Whether guidance by this prior is linear in the network's two halves."""
+        return True
+
     # ---- the network ------------------------------------------------------------------------------------------
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:

@@ -58,6 +58,7 @@ class ViewRequest:
         control: [N, 1 or 3, H, W] or [1, 1 or 3, H, W] in [0, 1], what a ControlNet is to see of each view, at a view's
             size in pixels; one channel for depth, 0 (background) to 1 (nearest), linear in inverse depth.
         pipe_kwargs: further arguments of the pipeline's call, :class:`ByView` where views differ.
+        seed: of what the pipeline's call itself draws, such as the latents of pictures that it encodes.
     """
 
     num_views: int
@@ -68,6 +69,7 @@ class ViewRequest:
     size: tuple[int, int] | None = None
     control: torch.Tensor | None = None
     pipe_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Told(NamedTuple):

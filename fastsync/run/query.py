@@ -91,7 +91,8 @@ class Query:
     @property
     def _linear(self) -> bool:
         """Whether the estimates are linear in the network's output, so that gradients around it have a closed form."""
-        return not self.prior.schedule.clips and (not self.rescale or self.uncond is None)
+        linear = self.uncond is None or (not self.rescale and self.prior.mixes_linearly)
+        return linear and not self.prior.schedule.clips
 
     @cached_property
     def _half(self) -> bool:

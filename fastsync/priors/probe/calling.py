@@ -1,0 +1,226 @@
+"""The arguments by which a pipeline is called: which of its names say what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..request import ByView, ViewRequest
+from .nested import same
+from .recording import Recorder
+
+FEW = 4  # steps: as many as tell what changes from one to the next
+
+# Arguments that have an option of their own, or that probing sets.
+_OWN = {
+    "prompt": "the prompt",
+    "negative_prompt": "the option negative_prompt",
+    "height": "the option window",
+    "width": "the option window",
+    "num_inference_steps": "the option num_inference_steps",
+    "guidance_scale": "the option guidance_scale",
+    "generator": "the option seed",
+    "latents": "the option latents",
+    "eta": "the option eta",
+    "output_type": "the option output_type",
+    "num_images_per_prompt": "one call a picture",
+    "callback_on_step_end": "the option callback_on_step_end",
+    "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
+    "return_dict": "the output of the task",
+}
+_CONTROLS = ("control_image", "image")
+_NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
+
+
+class Calling:
+    """Makes the arguments of a pipeline's calls.
+
+    Args:
+        recorder: of the pipeline.
+        window: (height, width) of a view in pixels; None for the pipeline's own.
+        pipe_kwargs: further arguments from the user.
+        conditioning_scale: of a ControlNet; None for the pipeline's own.
+
+    Raises:
+        ValueError: an argument that the pipeline's call does not take, or that has an option of its own.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        window: tuple[int, int] | None,
+        pipe_kwargs: Mapping[str, Any],
+        conditioning_scale: float | None,
+    ) -> None:
+        self.name, self._takes = type(recorder.pipe).__name__, recorder.takes
+        self._pipe = recorder.pipe
+        for argument in pipe_kwargs:
+            if argument in _OWN:
+                raise ValueError(
+                    f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out ({_OWN[argument]} is for it)."
+                )
+            if not self.takes(argument) and not recorder.takes_any:
+                names = ", ".join(name for name in self._takes if name not in _OWN and name != "self")
+                raise ValueError(
+                    f"pipe_kwargs has {argument!r}, which the call of {self.name} does not take: it takes {names}."
+                )
+        if window is not None and not (self.takes("height") and self.takes("width")):
+            raise ValueError(
+                f"the call of {self.name} takes no height and width, so window={window} cannot be asked of it: leave "
+                "window out, and give the size by what the call takes, such as an image of that size."
+            )
+        self._given = dict(pipe_kwargs)
+        self._fixed: dict[str, Any] = {} if window is None else {"height": window[0], "width": window[1]}
+        self._set("use_resolution_binning", False)  # pictures of the size that is asked for, and no other
+        self._set("output_type", "np")
+        if conditioning_scale is not None:
+            self._set("controlnet_conditioning_scale", conditioning_scale)
+        self.extra: dict[str, Any] = {}
+        self._seed = 0
+
+    def takes(self, argument: str) -> bool:
+        """Whether the pipeline's call has an argument of this name."""
+        return argument in self._takes
+
+    def seed(self, seed: int) -> None:
+        """Seed what the pipeline itself draws, such as the latents of pictures that it encodes."""
+        self._seed = seed
+
+    def _set(self, argument: str, value: Any) -> None:
+        if self.takes(argument) and argument not in self._given:
+            self._fixed[argument] = value
+
+    @property
+    def control(self) -> str | None:
+        """The name of the argument that takes what a ControlNet sees; None without one."""
+        if not any(getattr(self._pipe, name, None) is not None for name in _NETWORKS_OF_CONTROLS):
+            return None
+        return next((name for name in _CONTROLS if self.takes(name) and name not in self._given), None)
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the user's arguments bring the prompt as embeddings."""
+        return any(name.startswith("prompt_embeds") for name in self._given)
+
+    # ---- one picture ------------------------------------------------------------------------------------------
+
+    def plain(self) -> dict[str, Any]:
+        """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
+        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [""])
+        return self.of_view(request, 0)
+
+    def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
+        """Arguments of one view, but for the random numbers."""
+        call: dict[str, Any] = {**self._fixed}
+        for argument, value in self._given.items():
+            call[argument] = value[view] if isinstance(value, ByView) else value
+        if request.prompts is not None:
+            call["prompt"] = request.prompts[view if len(request.prompts) > 1 else 0]
+        if request.negative_prompt is not None:
+            call["negative_prompt"] = request.negative_prompt
+        elif self.takes("negative_prompt") and "negative_prompt_embeds" in self._given:
+            call["negative_prompt"] = None  # which some calls take for the empty one else
+        if request.guidance is not None and "guidance_scale" not in self.extra:
+            call["guidance_scale"] = request.guidance.scale
+        call.update({name: value for name, value in self.extra.items() if value is not None})
+        if request.places is not None and self.takes("crops_coords_top_left"):
+            for argument, value in (("crops_coords_top_left", request.places[view]), ("original_size", request.size)):
+                if argument not in self._given:
+                    call[argument] = value
+        if self.control is not None:
+            call[self.control] = self._control(request.control, view)
+        return call
+
+    def _control(self, control: torch.Tensor | None, view: int) -> Any:
+        if control is None:
+            pixels = (self._fixed.get("height", 64), self._fixed.get("width", 64))
+            picture = torch.full((1, 3, *pixels), 0.5)
+        else:
+            picture = control[view if len(control) > 1 else 0][None].expand(-1, 3, -1, -1).float()
+        nets = getattr(getattr(self._pipe, "controlnet", None), "nets", None)
+        return picture if nets is None else [picture] * len(nets)
+
+    # ---- several pictures ----------------------------------------------------------------------------------
+
+    def repeated(self, call: Mapping[str, Any], rows: int, steps: int = FEW) -> dict[str, Any]:
+        """The call of one picture, for ``rows`` pictures alike."""
+        return self._several(call, rows, [call["prompt"]] * rows if "prompt" in call else None, steps, alike=True)
+
+    def joined(self, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The calls of pictures that differ in their prompts alone, as one; a single one where they are all alike."""
+        if len(calls) == 1:
+            return self.repeated(calls[0], 1)
+        return self._several(calls[0], len(calls), [call["prompt"] for call in calls], FEW, alike=False)
+
+    def _several(
+        self, call: Mapping[str, Any], rows: int, prompts: list[str] | None, steps: int, *, alike: bool
+    ) -> dict[str, Any]:
+        whole = {**call}
+        if "sigmas" not in whole and "timesteps" not in whole and self.takes("num_inference_steps"):
+            whole["num_inference_steps"] = steps
+        if self.takes("generator"):
+            whole["generator"] = torch.Generator().manual_seed(self._seed)
+        if rows == 1:
+            return whole
+        if alike and self.has_embeddings:
+            # Not by num_images_per_prompt, which some pipelines forget to repeat embeddings for.
+            return {name: _rows(name, value, rows) for name, value in whole.items()}
+        if alike and self.takes("num_images_per_prompt"):
+            return {**whole, "num_images_per_prompt": rows}
+        if prompts is None:
+            raise ValueError(
+                f"the call of {self.name} takes no num_images_per_prompt and no prompt, so it cannot be asked for "
+                "several pictures: register an adapter of your own (fastsync.priors.register)."
+            )
+        negative = whole.get("negative_prompt")
+        return {**whole, "prompt": prompts, **({} if negative is None else {"negative_prompt": [negative] * rows})}
+
+    def check(self, request: ViewRequest) -> None:
+        """ValueError where the pipeline's call cannot say what is asked for."""
+        if request.prompts is not None and not self.takes("prompt"):
+            raise ValueError(f"the call of {self.name} takes no prompt: use prompt=None, and pipe_kwargs for what it takes.")
+        if request.prompts is None and self.takes("prompt") and not self.has_embeddings:
+            raise ValueError(
+                f"prompt is None, and pipe_kwargs brings no prompt_embeds to {self.name}: pass one of the two."
+            )
+        if request.prompts is not None and self.has_embeddings:
+            raise ValueError("prompt and prompt_embeds were both given: use prompt=None with embeddings.")
+        if request.negative_prompt is not None and not self.takes("negative_prompt"):
+            raise ValueError(f"the call of {self.name} takes no negative_prompt: leave it out.")
+        if request.guidance is not None and not (self.takes("guidance_scale") or self.takes("true_cfg_scale")):
+            raise ValueError(f"the call of {self.name} takes no guidance_scale: leave it out.")
+        if request.control is not None and self.control is None:
+            raise ValueError(
+                f"{self.name} has no ControlNet to show pictures of the views to: leave them out, or give the "
+                "pipeline one."
+            )
+        for argument, value in self._given.items():
+            if isinstance(value, ByView) and len(value) != request.num_views:
+                raise ValueError(
+                    f"pipe_kwargs[{argument!r}] has values for {len(value)} views, and there are {request.num_views} views: "
+                    "give one a view."
+                )
+
+
+def _rows(name: str, value: Any, rows: int) -> Any:
+    """An argument for so many pictures: embeddings and masks of prompts are repeated."""
+    if "prompt" not in name or not isinstance(value, (torch.Tensor, list)) or len(value) != 1:
+        return value
+    return torch.cat([value] * rows) if isinstance(value, torch.Tensor) else value * rows
+
+
+def groups(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Views whose calls differ in their prompts alone, together."""
+    found: list[list[int]] = []
+    for view, call in enumerate(calls):
+        group = next((g for g in found if same(_unprompted(call), _unprompted(calls[g[0]]))), None)
+        if group is None:
+            found.append(group := [])
+        group.append(view)
+    return found
+
+
+def _unprompted(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name != "prompt"}

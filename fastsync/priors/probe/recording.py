@@ -1,0 +1,382 @@
+"""One call of a pipeline's own ``__call__``, recorded, with stand-ins for its networks and its scheduler."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...errors import shown
+from .keeping import PlainState, quiet, random_kept, random_states, set_random_states
+from .nested import kept, leaves, mapped
+from .refusal import CannotProbe
+from .standing_in import StandIn, StepOutput
+
+
+@dataclass
+class NetworkCall:
+    """One call of a network: the component's name, what it was given, and what it gave."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+
+
+@dataclass
+class Step:
+    """One iteration of the pipeline's loop, as its scheduler saw it.
+
+    Attributes:
+        t: the time that ``scheduler.step`` was given.
+        sample: the state that it was given.
+        scaled: what ``scale_model_input`` had made of the state; the state itself where it was not called.
+        calls: of networks since the step before.
+        output: the model output that ``scheduler.step`` was given.
+    """
+
+    t: Any
+    sample: torch.Tensor
+    scaled: torch.Tensor
+    calls: list[NetworkCall]
+    output: torch.Tensor
+
+
+@dataclass
+class Recording:
+    """What one call of a pipeline did.
+
+    Attributes:
+        rows: how many pictures were asked for.
+        steps: the loop.
+        times: arguments of the scheduler's ``set_timesteps``, those that were not None.
+        start: clean latents that the pipeline noised to begin with; None where it began from noise.
+        noised: how many times ``add_noise`` or ``scale_noise`` was called.
+        decoded: what the autoencoder was given after the loop; None where there is none.
+        decoder: the autoencoder's name among the components.
+        decoder_dtype: what the pipeline cast the autoencoder to; None if it did not.
+        pictures: what the call returned, where no autoencoder ended it.
+        scheduler: the copy that took part, with its times set.
+        changed: of each component, what the pipeline changed of it before the loop's first step; None if nothing.
+    """
+
+    rows: int
+    steps: list[Step] = field(default_factory=list)
+    times: dict[str, Any] | None = None
+    start: torch.Tensor | None = None
+    noised: int = 0
+    decoded: torch.Tensor | None = None
+    decoder: str = ""
+    decoder_dtype: torch.dtype | None = None
+    pictures: Any = None
+    scheduler: Any = None
+    changed: dict[str, str | None] = field(default_factory=dict)
+
+    def forget_preparation(self) -> None:
+        """Leave out of the first step what was asked before it, and in no later one (text encoders, say)."""
+        names = {call.name for call in self.steps[1].calls}
+        calls = [call for call in self.steps[0].calls if call.name in names]
+        self.steps[0].calls = calls[-len(self.steps[1].calls) :]
+
+
+class _Stop(BaseException):
+    """Ends a call; no ``except Exception`` in a pipeline may catch it."""
+
+
+# How a state goes on after a step: from its shape, dtype and device, and whether it is the last one.
+NextState = Callable[[torch.Tensor, bool], torch.Tensor]
+
+
+class Recorder:
+    """Records calls of one pipeline, which stays as it was.
+
+    The pipeline that is called is a shallow copy. Its scheduler is a copy, whose ``step`` records; its networks are
+    stand-ins, which are real in the first step of the first recording and answer random numbers in all others.
+
+    Args:
+        pipe: a diffusers pipeline.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.modules: dict[str, torch.nn.Module] = {
+            name: part
+            for name, part in {**vars(pipe), **pipe.components}.items()
+            if isinstance(part, torch.nn.Module)
+        }
+        self.takes = inspect.signature(type(pipe).__call__).parameters
+        self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
+        self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
+        self.asked: dict[str, NetworkCall] = {}  # a real call of each module
+        self.texts: dict[str, Any] = {}
+
+    def record(
+        self,
+        call: Mapping[str, Any],
+        rows: int,
+        *,
+        real: bool = False,
+        steps: int | None = None,
+        stop_after: int | None = None,
+        last_state: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Recording:
+        """Call the pipeline once.
+
+        Args:
+            call: arguments of its ``__call__``.
+            rows: how many pictures they ask for.
+            real: whether the networks are asked in the first step. They are in the first recording.
+            steps: how many steps the loop has, where that is known, so that its last one is.
+            stop_after: end the call after so many steps.
+            last_state: the state that the last step leads to, from the one before it.
+
+        Raises:
+            CannotProbe: the call raised, or did what cannot be replayed.
+        """
+        plain = {name: PlainState(module) for name, module in self.modules.items()}
+        run = _Run(self, rows, plain, real, steps, stop_after, last_state)
+        with random_kept(), quiet():
+            before = random_states()
+            try:
+                with torch.no_grad():
+                    run.recording.pictures = type(self.pipe).__call__(run.shadow(), **call)
+            except _Stop:
+                pass
+            except CannotProbe:
+                raise
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                reason = reason if len(reason) < 160 else reason[:157] + "..."
+                raise CannotProbe(f"{run.name}'s own call raised {type(error).__name__}: {reason}") from error
+            finally:
+                for hook in getattr(self.pipe, "_all_hooks", ()):  # accelerate's, of offloaded models
+                    hook.offload()
+                for state in plain.values():
+                    state.restore()
+            if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=False)):
+                raise CannotProbe(
+                    f"{run.name}'s call draws from torch's global random generator, so no seed could repeat its pictures"
+                )
+        if not run.recording.steps:
+            raise CannotProbe(f"{run.name}'s call ended without a step of its scheduler")
+        if not self.networks and len(run.recording.steps) > 1:
+            run.recording.forget_preparation()
+            self.networks = {call.name for call in run.recording.steps[0].calls}
+        return run.recording
+
+
+class _Run:
+    """The stand-ins of one call."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        rows: int,
+        plain: dict[str, PlainState],
+        real: bool,
+        steps: int | None,
+        stop_after: int | None,
+        last_state: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> None:
+        self.recorder, self.plain, self.real, self.count, self.stop_after = recorder, plain, real, steps, stop_after
+        self.last_state = last_state
+        self.recording = Recording(rows)
+        self.random = torch.Generator().manual_seed(0)
+        self.calls: list[NetworkCall] = []
+        self.scaled: torch.Tensor | None = None
+        self.expected: torch.Tensor | None = None
+        self.name = type(recorder.pipe).__name__
+
+    # ---- the copy of the pipeline -----------------------------------------------------------------------------
+
+    def shadow(self) -> Any:
+        """The shallow copy with its stand-ins."""
+        pipe = self.recorder.pipe
+        shadow = copy.copy(pipe)
+        parts = vars(shadow)
+        parts["_progress_bar_config"] = {"disable": True}
+        parts["scheduler"] = self.recording.scheduler = self._scheduler(pipe.scheduler)
+        for name, module in self.recorder.modules.items():
+            if hasattr(module, "decode") and hasattr(module, "encode"):
+                stand_in = StandIn(module, self._outside(module))
+                vars(stand_in)["decode"] = functools.partial(self._decode, name, stand_in)
+                vars(stand_in)["encode"] = functools.partial(self._encode, module)
+            else:
+                stand_in = StandIn(module, functools.partial(self._answer, name, module))
+            parts[name] = stand_in
+        if hasattr(pipe, "encode_prompt"):
+            parts["encode_prompt"] = functools.partial(self._encode_prompt, shadow)
+        return shadow
+
+    def _scheduler(self, given: Any) -> Any:
+        scheduler = copy.deepcopy(given)
+        for method, wrapper in (
+            ("step", self._step),
+            ("set_timesteps", self._set_timesteps),
+            ("scale_model_input", self._scale),
+            ("add_noise", self._noised),
+            ("scale_noise", self._noised),
+        ):
+            own = getattr(scheduler, method, None)
+            if own is not None:
+                setattr(scheduler, method, functools.wraps(own)(functools.partial(wrapper, own)))
+        return scheduler
+
+    # ---- the scheduler ----------------------------------------------------------------------------------------
+
+    def _set_timesteps(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(own).bind(*args, **kwargs).arguments
+        given.update(given.pop("kwargs", {}))
+        self.recording.times = {k: v for k, v in given.items() if v is not None and k != "device"}
+        return own(*args, **kwargs)
+
+    def _scale(self, own: Callable[..., Any], sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Only the first state is one that the scheduler knows; all others are made up.
+        out: torch.Tensor = sample if self.recording.steps else own(sample, *args, **kwargs)
+        self.scaled = out[: self.recording.rows]
+        return out
+
+    def _noised(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.recording.noised += 1
+        clean = args[0] if args else next(iter(kwargs.values()))
+        if not self.recording.steps and isinstance(clean, torch.Tensor):
+            self.recording.start = clean
+        return own(*args, **kwargs)
+
+    def _step(
+        self, own: Callable[..., Any], model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any
+    ) -> StepOutput:
+        recording = self.recording
+        if self.expected is not None and not torch.equal(sample.to(self.expected.dtype), self.expected):
+            raise CannotProbe(
+                f"{self.name} changes the state between two steps of its scheduler, as inpainting by blending does"
+            )
+        if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
+            raise CannotProbe(
+                f"{self.name} hands its scheduler {shown(getattr(sample, 'shape', sample))} for {recording.rows} "
+                "pictures, where one row a picture is needed"
+            )
+        if not self.calls:
+            raise CannotProbe(f"{self.name} takes a step without asking a network")
+        if not recording.steps:
+            recording.changed = {name: state.changed() for name, state in self.plain.items()}
+        scaled = sample if self.scaled is None else self.scaled
+        recording.steps.append(Step(timestep, sample, scaled, self.calls, model_output))
+        self.calls, self.scaled = [], None
+        done = len(recording.steps)
+        if done == self.stop_after:
+            raise _Stop
+        if done == self.count and self.last_state is not None:
+            following = self.last_state(sample)
+        else:
+            following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
+        self.expected = following
+        return StepOutput((following, following))
+
+    # ---- the networks -----------------------------------------------------------------------------------------
+
+    def _outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that may draw from global generators, as dropout does, without being seen to."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            states = random_states()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                set_random_states(states)
+
+        return called
+
+    def _encode_prompt(self, shadow: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's own, asked once for the same texts."""
+        own = functools.partial(type(self.recorder.pipe).encode_prompt, shadow)
+        values = list(leaves([*args, kwargs]))
+        if any(isinstance(value, torch.Tensor) for value in values):
+            return own(*args, **kwargs)
+        key = repr((args, sorted(kwargs.items())))
+        if key not in self.recorder.texts:
+            self.recorder.texts[key] = own(*args, **kwargs)
+        return mapped(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, self.recorder.texts[key])
+
+    def _encode(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """The autoencoder's own; a posterior from which nobody's generator is to draw gives its mean."""
+        output = self._outside(module.encode)(*args, **kwargs)
+        posterior = getattr(output, "latent_dist", None)
+        if posterior is not None:
+            own, mean = posterior.sample, posterior.mode
+
+            def sample(generator: Any = None) -> torch.Tensor:
+                drawn: torch.Tensor = mean() if generator is None else own(generator)
+                return drawn
+
+            posterior.sample = sample
+        return output
+
+    def _decode(self, name: str, stand_in: StandIn, z: torch.Tensor, *_: Any, **__: Any) -> Any:
+        if not self.recording.steps:
+            raise CannotProbe(f"{self.name} decodes latents before its first step")
+        self.recording.decoded, self.recording.decoder = z, name
+        self.recording.decoder_dtype = stand_in.cast_to
+        raise _Stop
+
+    def _answer(self, name: str, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        recorder, in_loop = self.recorder, bool(self.recording.steps)
+        known = recorder.networks
+        if known and name not in known:
+            if in_loop:
+                raise CannotProbe(f"{self.name} asks its {name} in some steps only")
+            return self._outside(module)(*args, **kwargs)
+        call = NetworkCall(name, kept(args), kept(kwargs))
+        if in_loop or (known and not self.real):
+            if name not in recorder.asked:
+                raise CannotProbe(f"{self.name} asks its {name} in some steps only")
+            call.output = self._made_up(call, recorder.asked[name])
+        else:
+            call.output = self._outside(module)(*args, **kwargs)
+            recorder.asked[name] = call
+        self.calls.append(call)
+        return kept(call.output)
+
+    def _made_up(self, call: NetworkCall, real: NetworkCall) -> Any:
+        """Random numbers in the form of a real output, for the rows of this call.
+
+        In float32 whatever the network computes in, so that what the pipeline makes of them can be told exactly.
+        """
+        now, then = batch_of(call), batch_of(real)
+
+        def leaf(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                return value
+            rows = now if value.ndim and len(value) == then and not listed(real) else None
+            shape = value.shape if rows is None else (rows, *value.shape[1:])
+            return torch.randn(shape, generator=self.random, dtype=torch.float32).to(value.device)
+
+        def made(tree: Any) -> Any:
+            if listed(real) and isinstance(tree, list) and len(tree) == then:
+                return [mapped(leaf, tree[0]) for _ in range(now)]
+            if isinstance(tree, dict):
+                return type(tree)(**{key: made(value) for key, value in tree.items()})
+            if type(tree) in (list, tuple):
+                return type(tree)(made(value) for value in tree)
+            return leaf(tree)
+
+        return made(real.output)
+
+
+def listed(call: NetworkCall) -> bool:
+    """Whether a call has its rows as a list of tensors, its first argument."""
+    given = next(iter([*call.args, *call.kwargs.values()]), None)
+    return isinstance(given, list) and bool(given) and all(isinstance(row, torch.Tensor) for row in given)
+
+
+def batch_of(call: NetworkCall) -> int:
+    """How many rows a call has: those of its first argument, which every network of diffusers takes states by."""
+    given = next((v for v in [*call.args, *call.kwargs.values()] if isinstance(v, (list, torch.Tensor))), None)
+    if given is None or (isinstance(given, torch.Tensor) and not given.ndim):
+        raise CannotProbe(f"the {call.name} is asked without a batch of states")
+    return len(given)

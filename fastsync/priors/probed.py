@@ -1,0 +1,344 @@
+"""Any diffusers pipeline as a prior: its networks, asked as its own call asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from .. import ops
+from ..conditions import Conditions
+from ..diffusion import NoiseSchedule, SolverChoice, StepTable
+from ..errors import check_int, check_pair
+from ..guidance import Guidance
+from .base import PipelinePrior, Prediction
+from .codecs import PIXELS, VaeCodec
+from .probe.calling import Calling, groups
+from .probe.comparing import templates
+from .probe.guidance import RULES, Combination, combination
+from .probe.layout import Layout
+from .probe.learning import Learnt, check, learn, learn_tail, tolerance, torch_rows
+from .probe.nested import same
+from .probe.recipe import Half, Recipe
+from .probe.recording import Recorder, Recording
+from .probe.refusal import CannotProbe
+from .request import Told, ViewRequest
+from .runtime import Runtime
+
+RECIPE, RECIPES = "recipe", "recipes"  # names among the conditions
+
+
+class ProbedPrior(PipelinePrior):
+    """The prior inside any diffusers pipeline whose ``__call__`` can be learnt.
+
+    The pipeline is called with stand-ins for its scheduler and its networks, which show how the networks are asked and
+    what becomes of their answers (docs/any-pipeline.md). Nothing names a family. Views are the pipeline's latents in
+    the layout of its autoencoder, or pixels in [-1, 1] where it has none. Conditions have the names of the networks'
+    arguments; :meth:`told` makes them.
+
+    Args:
+        pipe: a pipeline, on its device, in its dtype, with its scheduler.
+        window: (height, width) of a view in pixels; the pipeline's own default if None.
+        runtime, solver: as in :class:`fastsync.DiffusersPrior`.
+        conditioning_scale: what a ControlNet's residuals are multiplied by; the pipeline's own if None.
+        pipe_kwargs: further arguments of the pipeline's call, :class:`fastsync.ByView` where views differ.
+        request: what the first task is going to ask, where that is known: what cannot be learnt then shows here.
+
+    Raises:
+        ValueError: arguments that the pipeline's call does not take.
+        CannotProbe: the pipeline does something that probing cannot learn (says what).
+    """
+
+    way: ClassVar[str] = "probe"
+    needed_conditions = (RECIPES,)
+
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        window: tuple[int, int] | None = None,
+        runtime: Runtime | None = None,
+        solver: SolverChoice = "auto",
+        conditioning_scale: float | None = None,
+        pipe_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
+        self.schedule = NoiseSchedule(pipe.scheduler, solver)
+        self._recorder = Recorder(pipe)
+        asked = None if window is None else check_pair("window", window)
+        self._calling = Calling(self._recorder, asked, pipe_kwargs or {}, conditioning_scale)
+        self._call = self._calling.plain()
+        self._learnt, one, many = learn(self._recorder, self._calling, self._call)
+        check(self._learnt, pipe, one)
+        tail = learn_tail(many, pipe)
+        self._rule: Combination | None = None
+        if tail is None:
+            c, h, w = self._learnt.state_shape
+            self.codec, self.layout = PIXELS, Layout((c, h, w), (c, h, w))
+        else:
+            self.layout = tail.layout
+            vae = getattr(pipe, many.decoder)
+            self.codec = VaeCodec(vae, factor=tail.factor, shift=tail.shift, patch=tail.patch, dtype=tail.dtype)
+        self.window = self.layout.view_shape[1:]
+        made = (self.window[0] * self.scale, self.window[1] * self.scale)
+        if asked is not None and made != asked:
+            raise ValueError(
+                f"window is {asked[0]} x {asked[1]} pixels, and {type(pipe).__name__} makes views of {made[0]} x {made[1]} "
+                "of it: ask for that size."
+            )
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a view in the autoencoder's cells, or in pixels."""
+        return self.layout.view_shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        network = getattr(self.pipe, self._learnt.templates[-1].network)
+        found: torch.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+        return found
+
+    @property
+    def takes_control(self) -> bool:
+        """Whether a ControlNet is shown a picture of each view."""
+        return self._calling.control is not None
+
+    # ---- the network ------------------------------------------------------------------------------------------
+
+    def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
+        """The networks at noisy views x [B, C, h, w], times t [B], and what :meth:`told` gave for the rows."""
+        told = self._checked(cond)
+        t = t.expand(len(x))
+        parts = self._parts(told, t)
+        if len(parts) == 1:
+            return self._asked(parts[0][0], x, t, told)
+        outputs = [self._asked(recipe, x[rows], t[rows], told.select(rows)) for recipe, rows in parts]
+        order = torch.tensor([row for _, rows in parts for row in rows], device=x.device)
+        return torch.cat(outputs)[order.argsort()]
+
+    def _checked(self, cond: Conditions | None) -> Conditions:
+        if cond is None or RECIPES not in cond.shared:
+            raise ValueError(
+                f"cond is {cond!r}, but {type(self.pipe).__name__} is asked by what was learnt of its call: pass what "
+                "prior.told(request) or prior.encode_prompt(prompt) gives."
+            )
+        return cond
+
+    def _parts(self, told: Conditions, t: torch.Tensor) -> list[tuple[Recipe, list[int]]]:
+        """The rows that can be asked together, with their recipe."""
+        recipes: Sequence[Recipe] = told[RECIPES]
+        chosen = told[RECIPE] if RECIPE in told.rows else [0] * len(t)
+        ragged = [name for name, value in told.rows.items() if isinstance(value, list) and name != RECIPE]
+        times = t.tolist() if any(recipe.needs_one_time for recipe in recipes) else None
+        if len(recipes) == 1 and not ragged and times is None:
+            return [(recipes[0], list(range(len(t))))]
+        found: dict[tuple[Any, ...], list[int]] = {}
+        for row, number in enumerate(chosen):
+            listed = recipes[number].names
+            shapes = [getattr(told.rows[n][row], "shape", None) for n in ragged if not listed.get(n, True)]
+            key = (number, *shapes, None if times is None else times[row])
+            found.setdefault(key, []).append(row)
+        return [(recipes[key[0]], rows) for key, rows in found.items()]
+
+    def _asked(self, recipe: Recipe, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
+        return self.layout.unpacked(recipe(self.pipe, self.layout.packed(x), t, told.rows))
+
+    @property
+    def mixes_linearly(self) -> bool:
+        """Whether guidance is linear in the two halves."""
+        return self._rule is None
+
+    def estimates(
+        self,
+        raw: torch.Tensor,
+        x: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        guidance_scale: torch.Tensor | float,
+        rescale: float = 0.0,
+    ) -> Prediction:
+        """As every prior's, with the pipeline's own rescaling of guidance where it has one."""
+        if self._rule is None or len(raw) != 2 * len(x):
+            return super().estimates(raw, x, a, b, guidance_scale, rescale)
+        uncond, cond = self.layout.packed(raw.to(x.dtype)).chunk(2)
+        s = torch.as_tensor(guidance_scale).to(x).expand(len(x)).reshape(-1, *[1] * (cond.ndim - 1))
+        mixed = RULES[self._rule.rule](cond, torch.lerp(uncond, cond, s), self._rule.strength)
+        # Outside of guidance's interval (s = 1) nothing is rescaled.
+        guided = self.layout.unpacked(torch.where(s == 1.0, cond, mixed))
+        x0, eps = ops.cfg_tweedie(guided, None, x, a, b, 1.0, self.schedule.prediction_type)
+        return Prediction(*self.schedule.clip_prediction(x0, eps, x, a, b))
+
+    # ---- conditions -------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self, prompt: str | Sequence[str], negative_prompt: str | None = None
+    ) -> tuple[Conditions, Conditions | None]:
+        """Conditions ``(cond, uncond)`` of n prompts, with the pipeline's own guidance."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        told = self.told(ViewRequest(len(prompts), prompts, negative_prompt))
+        assert isinstance(told.cond, Conditions) and (told.uncond is None or isinstance(told.uncond, Conditions))
+        return told.cond, told.uncond
+
+    def told(self, request: ViewRequest) -> Told:
+        """Conditions of all views, from calls of the pipeline with each view's own arguments.
+
+        Raises:
+            ValueError: the pipeline's call cannot say what is asked for.
+            CannotProbe: a view's call differs from the others in more than its values.
+        """
+        calling = self._calling
+        calling.check(request)
+        calling.extra = self._guidance_argument(request)
+        calling.seed(request.seed)
+        calls = [calling.of_view(request, view) for view in range(request.num_views)]
+        together = groups(calls)
+        self._call = calls[0]
+        self._learnt, _, _ = learn(self._recorder, calling, self._call)
+        found = [self._gathered([calls[view] for view in group]) for group in together]
+        first, _, first_start = found[0]
+        if any(not first.alike(other) for other, *_ in found):
+            raise CannotProbe("its guidance differs from view to view")
+        order = [view for group in together for view in group]
+        halves = [[f[1][k] for f in found] for k in (0, 1)]
+        cond, uncond = self._conditions(halves[0], halves[1] if first.uncond is not None else None, together, order)
+        start: torch.Tensor | None = None
+        if first_start is not None:
+            rows = torch.cat([f[2] for f in found if f[2] is not None])[torch.tensor(order).argsort()]
+            start = self.layout.unpacked(rows)
+        return Told(cond, uncond, self._guidance(first, request), start)
+
+    def _gathered(self, calls: list[dict[str, Any]]) -> tuple[Combination, tuple[Half, Half | None], torch.Tensor | None]:
+        """Combination, rows of both halves and starting latents of views whose calls differ in prompts alone."""
+        # One picture stands for views that are all alike.
+        alike = all(call.get("prompt") == calls[0].get("prompt") for call in calls)
+        rows, count = (1 if alike else len(calls)), len(calls)
+        recording = self._recorder.record(self._calling.joined(calls[:rows]), rows, stop_after=1)
+        step = recording.steps[0]
+        if [call.name for call in step.calls] != [call.network for call in self._learnt.templates]:
+            raise CannotProbe("it asks its networks in another way for some views than for others")
+        found = combination(recording.steps, rows, tolerance(step))
+        halves = self._learnt.halves(step, found, rows)
+        start = recording.start
+        if start is not None:
+            start = start.expand(count, *start.shape[1:]) if len(start) == 1 else start[:count]
+        if rows == 1:
+            halves = tuple(h and (h[0], {name: values * count for name, values in h[1].items()}) for h in halves)
+        return found, halves, start
+
+    def _conditions(
+        self,
+        cond: Sequence[Half | None],
+        uncond: Sequence[Half | None] | None,
+        together: list[list[int]],
+        order: list[int],
+    ) -> tuple[Conditions, Conditions | None]:
+        """Conditions of rows that were gathered in groups of views, in the views' order."""
+        recipes: list[Recipe] = []
+        columns: list[dict[str, list[Any]]] = []
+        both = [cond] if uncond is None else [cond, uncond]
+        names = dict.fromkeys(name for halves in both for half in halves if half is not None for name in half[1])
+        for halves in both:
+            column: dict[str, list[Any]] = {name: [] for name in (RECIPE, *names)}
+            for half, group in zip(halves, together, strict=True):
+                assert half is not None
+                recipe, rows = half
+                number = next((k for k, known in enumerate(recipes) if known.equals(recipe)), len(recipes))
+                if number == len(recipes):
+                    recipes.append(recipe)
+                column[RECIPE] += [number] * len(group)
+                for name in names:
+                    column[name] += rows.get(name, [None] * len(group))
+            columns.append({n: [v[order.index(i)] for i in sorted(order)] for n, v in column.items()})
+        if len(recipes) == 1:
+            columns = [{name: values for name, values in column.items() if name != RECIPE} for column in columns]
+        shared = {RECIPES: tuple(recipes)}
+        stacked = {
+            name: name != RECIPE and isinstance(torch_rows([v for column in columns for v in column[name]]), torch.Tensor)
+            for name in columns[0]
+        }
+        made = [
+            Conditions({n: torch.stack(v) if stacked[n] else v for n, v in column.items()}, shared) for column in columns
+        ]
+        return made[0], made[1] if uncond is not None else None
+
+    def _guidance_argument(self, request: ViewRequest) -> dict[str, Any]:
+        """How the caller's guidance scale is told: an argument that has an effect."""
+        if request.guidance is None:
+            return {}
+        calling, scale = self._calling, request.guidance.scale
+        for argument in ("guidance_scale", "true_cfg_scale"):
+            if not calling.takes(argument) or (argument in calling._given):
+                continue
+            calling.extra = {}
+            found = []
+            for value in (scale, scale + 1.0):
+                calling.extra = {"guidance_scale": None, argument: value}
+                call = calling.repeated(calling.of_view(request, 0), 1)
+                recording = self._recorder.record(call, 1, stop_after=1)
+                step = recording.steps[0]
+                found.append((step.output, [(c.args, c.kwargs) for c in step.calls]))
+            if not same(found[0], found[1]):
+                return {"guidance_scale": None, argument: scale}
+        raise ValueError(
+            f"guidance_scale={scale:g} has no effect on {type(self.pipe).__name__}: leave it out, or give what its "
+            "guidance needs beside it, such as a negative prompt."
+        )
+
+    def _guidance(self, found: Combination, request: ViewRequest) -> Guidance:
+        """How the halves are combined: the caller's guidance in fastsync's terms."""
+        asked = request.guidance
+        self._rule = None
+        if found.uncond is None:
+            if asked is not None and asked != Guidance(asked.scale):
+                raise ValueError(
+                    f"{type(self.pipe).__name__} asks its network once a step and tells it the guidance scale, so rescale "
+                    "and interval have no effect: leave them out."
+                )
+            return Guidance(1.0)
+        scale = float(f"{found.scale:.5g}")
+        if asked is not None:
+            near = [value for value in (asked.scale, 1 + asked.scale) if abs(found.scale - value) < 2e-3 * abs(value)]
+            scale = near[0] if near else scale
+        rescale, interval = (0.0, (0.0, 1.0)) if asked is None else (asked.rescale, asked.interval)
+        if found.rule == "deviation":
+            rescale = found.strength
+        elif found.rule != "linear":
+            self._rule = found
+        return Guidance(scale, rescale, interval)
+
+    # ---- times ------------------------------------------------------------------------------------------------
+
+    def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
+        """The run's step table at the times that the pipeline itself sets.
+
+        Raises:
+            CannotProbe: the pipeline takes its steps at other times than its scheduler has, or in another way.
+        """
+        count = check_int("num_inference_steps", num_inference_steps)
+        call = self._calling.repeated(self._call, 1, count)
+        recording = self._recorder.record(call, 1)
+        given = dict(recording.times or {})
+        given.pop("num_inference_steps", None)
+        unknown = {k: v for k, v in given.items() if k not in ("sigmas", "mu", "timesteps")}
+        if recording.times is None or unknown:
+            raise CannotProbe(
+                f"it sets its times by {', '.join(unknown)}" if unknown else "its scheduler's set_timesteps is not called"
+            )
+        if self.schedule.solver == "ddim" and self.schedule.kind == "vp":
+            return self.schedule.steps(count, eta)
+        table = self.schedule.steps(count, eta, **given)
+        times = torch.stack([torch.as_tensor(step.t).double().cpu().reshape(()) for step in recording.steps])
+        skipped = len(table) - len(times)
+        if skipped < 0 or not torch.allclose(table.timesteps[skipped:].double(), times, rtol=1e-4, atol=1e-3):
+            raise CannotProbe("it takes its steps at other times than those that its scheduler has set")
+        self._check_steps(recording)
+        return table.after(skipped)
+
+    def _check_steps(self, recording: Recording) -> None:
+        """Every step of a run's length is one that was learnt."""
+        if len(recording.steps) > 1:
+            templates(recording, recording)
+        if not combination(recording.steps, 1, tolerance(recording.steps[0])).alike(self._learnt.combination):
+            raise CannotProbe("its guidance changes from step to step")
