@@ -148,6 +148,16 @@ def make_shifted_vae(channels: int = 4, **changes: Any) -> Any:
     return make_vae(**{**settings, **changes})
 
 
+def make_coarse_vae(**changes: Any) -> Any:
+    """Eight pixels a cell."""
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (4, 4, 4, 4),
+    }
+    return make_vae(**{**blocks, **changes})
+
+
 def make_dc() -> AutoencoderDC:
     """Two pixels a cell, no attention."""
     return AutoencoderDC(
