@@ -105,10 +105,11 @@ def sana_pag() -> Any:
     return sana_variant(diffusers.SanaPAGPipeline, pag_applied_layers=["transformer_blocks.0"])
 
 
-@family("sana-controlnet", lambda d: sana_text(d, control_image=d.picture()), curve="flow", matters=("prompt", "control_image"))
+@family("sana-controlnet", lambda d: sana_text(d, control_image=d.picture(32, 32)), curve="flow", matters=("prompt", "control_image"))
 def sana_controlnet() -> Any:
     net = shake(SanaControlNetModel(**sana_sizes()))
-    return sana_variant(diffusers.SanaControlNetPipeline, controlnet=net)
+    # Residuals come in from the second block on.
+    return sana_variant(diffusers.SanaControlNetPipeline, controlnet=net, transformer={"num_layers": 2})
 
 
 # ---- PixArt ----
@@ -118,11 +119,11 @@ def pixart_variant(kind: Any, *, norm: bool = False, **more: Any) -> Any:
     tokenizer, encoder = make_t5()
     net = PixArtTransformer2DModel(
         num_attention_heads=2,
-        attention_head_dim=8,
+        attention_head_dim=12,  # together a multiple of three, for PixArt-Alpha's three sizes
         in_channels=4,
         out_channels=8,
         num_layers=1,
-        cross_attention_dim=16,
+        cross_attention_dim=24,
         sample_size=128 if norm else 8,  # which says whether the pipeline passes them
         caption_channels=WIDTH,
         norm_num_groups=4,

@@ -175,14 +175,14 @@ def make_dc() -> AutoencoderDC:
     ).eval()
 
 
-def make_video_vae() -> AutoencoderKLQwenImage:
-    """Latents ``[B, 4, frames, h, w]`` with a mean and a deviation a channel, two pixels a cell."""
+def make_video_vae(levels: int = 2) -> AutoencoderKLQwenImage:
+    """Latents ``[B, 4, frames, h, w]`` with a mean and a deviation a channel, ``2 ** (levels - 1)`` pixels a cell."""
     return AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=4,
-        dim_mult=[1, 1],
+        dim_mult=[1] * levels,
         num_res_blocks=1,
-        temperal_downsample=[False],
+        temperal_downsample=[False] * (levels - 1),
         latents_mean=[0.1, -0.2, 0.3, 0.4],
         latents_std=[1.0, 2.0, 0.5, 1.5],
     ).eval()
