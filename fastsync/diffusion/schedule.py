@@ -92,6 +92,7 @@ class NoiseSchedule:
         sigmas: Iterable[float] | None = None,
         mu: float | None = None,
         timesteps: Iterable[float] | None = None,
+        original_inference_steps: int | None = None,
     ) -> StepTable:
         """The table of a run.
 
@@ -99,8 +100,9 @@ class NoiseSchedule:
             num_inference_steps: T, at least 1 and at most the training's number of times.
             eta: 0 (deterministic) to 1 (as stochastic as DDPM); ``sigma = eta (b_s/b_t) sqrt(b_t^2 - (a_t/a_s)^2
                 b_s^2)``. 0 where the scheduler draws noise of its own or steps are of second order.
-            sigmas, mu, timesteps: as diffusers' pipelines hand them to ``set_timesteps``: a list of noise levels or of
-                times of one's own, and the exponent of the dynamic shift.
+            sigmas, mu, timesteps, original_inference_steps: as diffusers' pipelines hand them to ``set_timesteps``: a
+                list of noise levels or of times of one's own, the exponent of the dynamic shift, and the steps of a
+                latent consistency model's teacher.
 
         Raises:
             ValueError, TypeError: a value out of range, or one that the scheduler does not take; mu is missing.
@@ -111,7 +113,7 @@ class NoiseSchedule:
             raise ValueError(
                 f"num_inference_steps must be at most {self.num_train_timesteps} (the training's), got {steps}."
             )
-        scheduler = set_times(self._family.scheduler, steps, sigmas, mu, timesteps)
+        scheduler = set_times(self._family.scheduler, steps, sigmas, mu, timesteps, original_inference_steps)
         first = float(scheduler.timesteps.max())
         if self.kind == "vp" and first > self.num_train_timesteps - 1:
             # An offset may put the first time past the last of the training.

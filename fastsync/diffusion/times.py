@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import check_number, shown
+from ..errors import check_int, check_number, shown
 
 
 def set_times(
@@ -19,6 +19,7 @@ def set_times(
     sigmas: Iterable[float] | None = None,
     mu: float | None = None,
     timesteps: Iterable[float] | None = None,
+    original_inference_steps: int | None = None,
 ) -> Any:
     """A copy of a scheduler after its own ``set_timesteps``.
 
@@ -28,6 +29,7 @@ def set_times(
         sigmas, timesteps: schedules of one's own, first to last, for the schedulers that take them.
         mu: exponent of the dynamic shift. Schedulers that could shift dynamically but are not set to do so ignore it,
             as in diffusers' pipelines.
+        original_inference_steps: of the teacher, of which a latent consistency model skips most.
 
     Raises:
         ValueError, TypeError: the scheduler takes no such argument, or not this value of it; mu is missing.
@@ -38,6 +40,8 @@ def set_times(
         given["timesteps"] = _numbers("timesteps", timesteps).tolist()
     if sigmas is not None:
         given["sigmas"] = _numbers("sigmas", sigmas)
+    if original_inference_steps is not None:
+        given["original_inference_steps"] = check_int("original_inference_steps", original_inference_steps)
     if mu is not None:
         given["mu"] = check_number("mu", mu)
     taken = inspect.signature(scheduler.set_timesteps).parameters

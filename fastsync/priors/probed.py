@@ -16,7 +16,7 @@ from .base import PipelinePrior, Prediction
 from .codecs import PIXELS, VaeCodec
 from .probe.calling import Calling, groups
 from .probe.comparing import templates
-from .probe.guidance import RULES, Combination, combination
+from .probe.guidance import RULES, Combination, holds
 from .probe.layout import Layout
 from .probe.learning import Learnt, check, learn, learn_tail, tolerance, torch_rows
 from .probe.nested import same
@@ -26,6 +26,7 @@ from .probe.refusal import CannotProbe
 from .request import Told, ViewRequest
 from .runtime import Runtime
 
+_TIMES = ("sigmas", "mu", "timesteps", "original_inference_steps")  # arguments of NoiseSchedule.steps
 RECIPE, RECIPES = "recipe", "recipes"  # names among the conditions
 
 
@@ -197,20 +198,18 @@ class ProbedPrior(PipelinePrior):
         self._call = calls[0]
         self._learnt, _, _ = learn(self._recorder, calling, self._call)
         found = [self._gathered([calls[view] for view in group]) for group in together]
-        first, _, first_start = found[0]
-        if any(not first.alike(other) for other, *_ in found):
-            raise CannotProbe("its guidance differs from view to view")
+        halves = [[f[0][k] for f in found] for k in (0, 1)]
         order = [view for group in together for view in group]
-        halves = [[f[1][k] for f in found] for k in (0, 1)]
-        cond, uncond = self._conditions(halves[0], halves[1] if first.uncond is not None else None, together, order)
+        guided = self._learnt.combination.uncond is not None
+        cond, uncond = self._conditions(halves[0], halves[1] if guided else None, together, order)
         start: torch.Tensor | None = None
-        if first_start is not None:
-            rows = torch.cat([f[2] for f in found if f[2] is not None])[torch.tensor(order).argsort()]
+        if found[0][1] is not None:
+            rows = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
             start = self.layout.unpacked(rows)
-        return Told(cond, uncond, self._guidance(first, request), start)
+        return Told(cond, uncond, self._guidance(self._learnt.combination, request), start)
 
-    def _gathered(self, calls: list[dict[str, Any]]) -> tuple[Combination, tuple[Half, Half | None], torch.Tensor | None]:
-        """Combination, rows of both halves and starting latents of views whose calls differ in prompts alone."""
+    def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
+        """Rows of both halves and starting latents of views whose calls differ in prompts alone."""
         # One picture stands for views that are all alike.
         alike = all(call.get("prompt") == calls[0].get("prompt") for call in calls)
         rows, count = (1 if alike else len(calls)), len(calls)
@@ -218,14 +217,16 @@ class ProbedPrior(PipelinePrior):
         step = recording.steps[0]
         if [call.name for call in step.calls] != [call.network for call in self._learnt.templates]:
             raise CannotProbe("it asks its networks in another way for some views than for others")
-        found = combination(recording.steps, rows, tolerance(step))
-        halves = self._learnt.halves(step, found, rows)
+        if not holds(self._learnt.combination, step, rows, tolerance(step)):
+            raise CannotProbe("its guidance differs from view to view")
+        cond, uncond = self._learnt.halves(step, rows)
         start = recording.start
         if start is not None:
             start = start.expand(count, *start.shape[1:]) if len(start) == 1 else start[:count]
         if rows == 1:
-            halves = tuple(h and (h[0], {name: values * count for name, values in h[1].items()}) for h in halves)
-        return found, halves, start
+            cond = _repeated(cond, count)
+            uncond = None if uncond is None else _repeated(uncond, count)
+        return (cond, uncond), start
 
     def _conditions(
         self,
@@ -273,7 +274,7 @@ class ProbedPrior(PipelinePrior):
                 continue
             calling.extra = {}
             found = []
-            for value in (scale, scale + 1.0):
+            for value in (scale, max(scale, 1.0) + 2.0):
                 calling.extra = {"guidance_scale": None, argument: value}
                 call = calling.repeated(calling.of_view(request, 0), 1)
                 recording = self._recorder.record(call, 1, stop_after=1)
@@ -321,7 +322,7 @@ class ProbedPrior(PipelinePrior):
         recording = self._recorder.record(call, 1)
         given = dict(recording.times or {})
         given.pop("num_inference_steps", None)
-        unknown = {k: v for k, v in given.items() if k not in ("sigmas", "mu", "timesteps")}
+        unknown = {k: v for k, v in given.items() if k not in _TIMES}
         if recording.times is None or unknown:
             raise CannotProbe(
                 f"it sets its times by {', '.join(unknown)}" if unknown else "its scheduler's set_timesteps is not called"
@@ -340,5 +341,10 @@ class ProbedPrior(PipelinePrior):
         """Every step of a run's length is one that was learnt."""
         if len(recording.steps) > 1:
             templates(recording, recording)
-        if not combination(recording.steps, 1, tolerance(recording.steps[0])).alike(self._learnt.combination):
+        if not all(holds(self._learnt.combination, step, 1, tolerance(step)) for step in recording.steps):
             raise CannotProbe("its guidance changes from step to step")
+
+
+def _repeated(half: Half, count: int) -> Half:
+    """One picture's rows for so many views alike."""
+    return half[0], {name: values * count for name, values in half[1].items()}

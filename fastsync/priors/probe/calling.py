@@ -11,6 +11,7 @@ from ..request import ByView, ViewRequest
 from .nested import same
 from .recording import Recorder
 
+_ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
 # Arguments that have an option of their own, or that probing sets.
@@ -108,7 +109,7 @@ class Calling:
 
     def plain(self) -> dict[str, Any]:
         """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
-        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [""])
+        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [_ANYTHING])
         return self.of_view(request, 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:

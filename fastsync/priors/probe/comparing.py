@@ -92,8 +92,9 @@ class _Comparison:
                 raise CannotProbe(f"{path} has another form for several pictures than for one")
             if value.shape == single.shape:
                 return Fixed(value)
-            if self._scaled(len(value), len(single)) and value.shape[1:] == single.shape[1:]:
-                return Rows(path)
+            longer = [axis for axis in range(value.ndim) if value.shape[axis] != single.shape[axis]]
+            if len(longer) == 1 and self._scaled(value.shape[longer[0]], single.shape[longer[0]]):
+                return Rows(path, axis=longer[0])
             raise CannotProbe(f"{path} is {list(value.shape)} for {self.rows} pictures and {list(single.shape)} for one")
         if isinstance(value, dict) and isinstance(single, dict) and value.keys() == single.keys():
             return type(value)(**{k: self._constant(value[k], single[k], f"{path}.{k}") for k in value})

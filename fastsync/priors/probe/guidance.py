@@ -49,11 +49,6 @@ class Combination:
             return cond
         return RULES[self.rule](cond, uncond + self.scale * (cond - uncond), self.strength)
 
-    def alike(self, other: Combination) -> bool:
-        """Whether both are the same but for rounding."""
-        plain = (self.cond, self.uncond, self.sign, self.rule) == (other.cond, other.uncond, other.sign, other.rule)
-        return plain and abs(self.scale - other.scale) < 1e-2 * max(1.0, abs(self.scale))
-
     def of(self, outputs: Sequence[Any], rows: int, shape: torch.Size) -> torch.Tensor:
         """The model output [rows, ...] of a step's outputs; ``shape`` is that of one state."""
         cond = self.sign * piece(outputs[self.cond.call], self.cond.part, rows, shape)
@@ -84,11 +79,18 @@ def _bounded(cond: torch.Tensor, guided: torch.Tensor, strength: float) -> torch
     return guided * most.clamp(max=1).reshape(-1, *[1] * (cond.ndim - 1))
 
 
+def _bounded_by_token(cond: torch.Tensor, guided: torch.Tensor, strength: float) -> torch.Tensor:
+    """Each vector along the last axis at most ``strength`` times as long as the conditional half's."""
+    most = strength * cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+    return guided * most.clamp(max=1)
+
+
 RULES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
     "linear": lambda cond, guided, strength: guided,
     "deviation": _by_deviation,
     "token": _by_token,
     "bounded": _bounded,
+    "bounded token": _bounded_by_token,
 }
 
 
@@ -107,12 +109,19 @@ def combination(steps: Sequence[Step], rows: int, tolerance: float) -> Combinati
         CannotProbe: it is no guidance that is known, or it changes from step to step.
     """
     found = _found(steps[0], rows, tolerance)
-    for step in steps[1:]:
-        wanted = model_output(step)
-        got = found.of([call.output for call in step.calls], rows, step.sample.shape[1:]).to(wanted)
-        if _distance(got, wanted) > 10 * tolerance:
-            raise CannotProbe("its guidance changes from step to step")
+    if not all(holds(found, step, rows, tolerance) for step in steps[1:]):
+        raise CannotProbe("its guidance changes from step to step")
     return found
+
+
+def holds(combination: Combination, step: Step, rows: int, tolerance: float) -> bool:
+    """Whether a step's model output is the combination of its networks' outputs."""
+    wanted, outputs = model_output(step), [call.output for call in step.calls]
+    try:
+        got = combination.of(outputs, rows, step.sample.shape[1:])
+    except (IndexError, CannotProbe, RuntimeError):
+        return False  # the step asks its networks otherwise
+    return got.shape == wanted.shape and _distance(got, wanted) <= 10 * tolerance
 
 
 def model_output(step: Step) -> torch.Tensor:
@@ -139,7 +148,8 @@ def _found(step: Step, rows: int, tolerance: float) -> Combination:
     used = [source for source, weight in zip(sources, weights, strict=True) if abs(weight) > _SMALL]
     guess = {source: weight for source, weight in zip(sources, weights, strict=True) if source in used}
     mixed = sum(weight * pieces[source] for source, weight in guess.items())
-    if isinstance(mixed, torch.Tensor) and _distance(mixed, wanted) < tolerance:
+    linear = isinstance(mixed, torch.Tensor) and _distance(mixed, wanted) < tolerance
+    if linear and abs(abs(sum(guess.values())) - 1) < 1e-3:
         return _linear(guess)
     for cond in sources:
         for uncond in sources:
@@ -149,14 +159,13 @@ def _found(step: Step, rows: int, tolerance: float) -> Combination:
                     rescaled = _rescaled(c, u, wanted, tolerance)
                     if rescaled is not None:
                         return Combination(cond, uncond, sign, *rescaled)
+    if linear:
+        raise CannotProbe(f"it multiplies its network's output by {sum(guess.values()):.4g}")
     raise CannotProbe("what it makes of its network's output is no guidance that is known")
 
 
 def _linear(weights: dict[Source, float]) -> Combination:
-    total = sum(weights.values())
-    if abs(abs(total) - 1) > 1e-3:
-        raise CannotProbe(f"it multiplies its network's output by {total:.4g}")
-    sign = round(total)
+    sign = round(sum(weights.values()))
     ordered = sorted(weights, key=lambda source: -sign * weights[source])  # the condition weighs more
     if len(ordered) == 1:
         return Combination(ordered[0], None, sign)
@@ -169,7 +178,7 @@ def _rescaled(
     cond: torch.Tensor, uncond: torch.Tensor, wanted: torch.Tensor, tolerance: float
 ) -> tuple[float, str, float] | None:
     """Scale, rule and strength of rescaled guidance, whose result is parallel to ``u + s (c - u)``."""
-    for rule, flat in (("token", False), ("deviation", True), ("bounded", True)):
+    for rule, flat in (("token", False), ("bounded token", False), ("deviation", True), ("bounded", True)):
         m, u, d = (x.flatten(1) if flat else x for x in (wanted, uncond, cond - uncond))
         unit = m / m.norm(dim=-1, keepdim=True)
         across_u, across_d = (x - (x * unit).sum(-1, keepdim=True) * unit for x in (u, d))
@@ -184,13 +193,15 @@ def _rescaled(
 
 
 def _strength(rule: str, cond: torch.Tensor, guided: torch.Tensor, wanted: torch.Tensor) -> float | None:
+    if rule.endswith("token"):
+        cond, guided, wanted = (x.reshape(-1, x.shape[-1]) for x in (cond, guided, wanted))
     factor = (wanted.flatten(1) * guided.flatten(1)).sum(1) / (guided.flatten(1) ** 2).sum(1)
     if bool((factor <= 0).any()):
         return None
     if rule == "deviation":
         ratio = cond.flatten(1).std(1) / guided.flatten(1).std(1)
         return _nice(float(((factor - 1) * (ratio - 1)).sum() / ((ratio - 1) ** 2).sum()))
-    if rule == "bounded":
+    if rule.startswith("bounded"):
         shortened = factor < 1 - 1e-6
         if not bool(shortened.any()):
             return None

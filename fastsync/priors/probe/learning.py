@@ -38,12 +38,12 @@ class Learnt:
     state_shape: torch.Size
     steps: int
 
-    def halves(self, step: Step, combined: Combination, rows: int) -> tuple[Half, Half | None]:
+    def halves(self, step: Step, rows: int) -> tuple[Half, Half | None]:
         """Recipe and rows of the conditional half and, with guidance, of the other."""
-        sources = (combined.cond, combined.uncond)
+        found = self.combination
         cond, uncond = (
-            None if source is None else half(self.templates, step.calls, source, combined.sign, rows)
-            for source in sources
+            None if source is None else half(self.templates, step.calls, source, found.sign, rows)
+            for source in (found.cond, found.uncond)
         )
         assert cond is not None
         return cond, uncond
@@ -111,7 +111,7 @@ def check(learnt: Learnt, pipe: Any, one: Recording) -> None:
     """
     step = one.steps[0]
     t = torch.as_tensor(step.t, device=step.sample.device).reshape(1)
-    halves = learnt.halves(step, learnt.combination, 1)
+    halves = learnt.halves(step, 1)
     with torch.no_grad():
         outputs = [
             None if h is None else h[0](pipe, step.scaled, t, {k: torch_rows(v) for k, v in h[1].items()}) for h in halves

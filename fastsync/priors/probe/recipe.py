@@ -146,10 +146,12 @@ class _Reading:
         if isinstance(node, State):
             return self._state(node, value, path)
         if isinstance(node, Rows):
+            if isinstance(value, torch.Tensor) and node.axis < value.ndim:
+                value = value.movedim(node.axis, 0)
             if not isinstance(value, (list, torch.Tensor)) or len(value) % self.count:
                 return self._fixed(value)
             self.rows[path] = self._own(value)
-            return Rows(path, node.listed)
+            return replace(node, name=path)
         if isinstance(node, Fixed):
             # A mask may be given for some texts only.
             if isinstance(value, torch.Tensor) and not isinstance(node.value, torch.Tensor):

@@ -13,7 +13,7 @@ import torch
 
 from ...errors import shown
 from .keeping import PlainState, quiet, random_kept, random_states, set_random_states
-from .nested import kept, leaves, mapped
+from .nested import first, kept, leaves, mapped
 from .refusal import CannotProbe
 from .standing_in import StandIn, StepOutput
 
@@ -82,6 +82,10 @@ class Recording:
         names = {call.name for call in self.steps[1].calls}
         calls = [call for call in self.steps[0].calls if call.name in names]
         self.steps[0].calls = calls[-len(self.steps[1].calls) :]
+
+
+_ALIKE = 5  # rows from which on the last two are made alike
+_FACTOR = 1.15  # between halves, for guidance scales from 1 to 14
 
 
 class _Stop(BaseException):
@@ -266,6 +270,8 @@ class _Run:
         if not recording.steps:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
+        if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
+            scaled = scaled[:, : sample.shape[1]]  # scaled together with what is beside it
         recording.steps.append(Step(timestep, sample, scaled, self.calls, model_output))
         self.calls, self.scaled = [], None
         done = len(recording.steps)
@@ -352,8 +358,8 @@ class _Run:
         def leaf(value: Any) -> Any:
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 return value
-            rows = now if value.ndim and len(value) == then and not listed(real) else None
-            shape = value.shape if rows is None else (rows, *value.shape[1:])
+            batched = value.ndim > 0 and len(value) == then and not listed(real)
+            shape = (now, *value.shape[1:]) if batched else value.shape
             return torch.randn(shape, generator=self.random, dtype=torch.float32).to(value.device)
 
         def made(tree: Any) -> Any:
@@ -365,7 +371,24 @@ class _Run:
                 return type(tree)(made(value) for value in tree)
             return leaf(tree)
 
-        return made(real.output)
+        output = made(real.output)
+        self._resemble(call.name, first(output))
+        return output
+
+    def _resemble(self, name: str, prediction: Any) -> None:
+        """Make the last two rows of all parts of a step alike, but for a factor: guidance shortens one of them.
+
+        Some pipelines bound the length of what they make of the halves, which random halves alone would not show.
+        """
+        rows = self.recording.rows
+        if rows < _ALIKE or not isinstance(prediction, (torch.Tensor, list)):
+            return
+        before = [first(call.output) for call in self.calls if call.name == name]
+        parts = [p[k : k + rows] for p in (*before, prediction) for k in range(0, len(p), rows)]
+        for part in parts[1:]:
+            if len(part) == rows and part[0].shape == parts[0][0].shape:
+                part[rows - 1].copy_(parts[0][rows - 1] * _FACTOR)
+                part[rows - 2].copy_(parts[0][rows - 2] / _FACTOR)
 
 
 def listed(call: NetworkCall) -> bool:

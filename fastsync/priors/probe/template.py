@@ -77,10 +77,17 @@ TIMES = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A condition with one row a view, under a name among the conditions; ``listed`` as for states."""
+    """A condition with one row a view, under a name among the conditions.
+
+    Attributes:
+        name: of the condition.
+        listed: whether the argument is a list with one value a row.
+        axis: of the argument along which its rows lie.
+    """
 
     name: str
     listed: bool = False
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ class CallTemplate:
                 value = rows[node.name]
                 if node.listed:
                     return list(value.unbind(0)) if isinstance(value, torch.Tensor) else list(value)
-                return torch.stack(value) if isinstance(value, list) else value
+                value = torch.stack(value) if isinstance(value, list) else value
+                return value.movedim(0, node.axis) if node.axis else value
             return list(leaves(outputs[node.call]))[node.leaf]
 
         args, kwargs = mapped(fill, [self.args, self.kwargs])
