@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_iter
 
 from bench.machine import RESULTS, describe, write_json
 from bench.models import BUILDERS
-from fastsync.priors import tiling
+from fastsync.priors.codecs import kl
 
 LATENTS = (64, 256)  # of the picture
 WINDOW = (64, 64)
@@ -132,7 +132,7 @@ def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = 
         with torch.no_grad():
             decode = {
                 "plain": peak_of(lambda: vae.decode(latents, return_dict=False)[0]),
-                "tiled": peak_of(lambda: tiling.decode(vae, latents)),
+                "tiled": peak_of(lambda: kl.decode(vae, latents)),
             }
     settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
     write_json(output, {**describe(), "settings": settings, "weights": weights, "calls": calls, "decode": decode})

@@ -478,8 +478,5 @@ class SyncPipeline:
 
 
 def _decode(prior: PipelinePrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:
-    """Canvas latents [1, C, H, W] to pixels; where the canvas closes, its other side is decoded along."""
-    y, x = (min(side, window) if side else 0 for side, window in zip(period, prior.window, strict=True))
-    pixels = prior.decode(torch.nn.functional.pad(latents, (x, x, y, y), mode="circular"))
-    top, left = y * prior.scale, x * prior.scale
-    return pixels[..., top : pixels.shape[-2] - top, left : pixels.shape[-1] - left]
+    """Canvas latents [1, C, H, W] to pixels; the picture closes where the canvas has a period."""
+    return prior.decode(latents, closed=(bool(period[0]), bool(period[1])))

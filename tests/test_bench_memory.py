@@ -63,7 +63,7 @@ def test_decodes_too():
         vae = tiny.make_pipeline().vae.requires_grad_(False)
         z = torch.zeros(1, 4, 8, 24)
         with torch.no_grad():
-            return [peak_of(lambda: vae.decode(z)), peak_of(lambda: memory.tiling.decode(vae, z))]
+            return [peak_of(lambda: vae.decode(z)), peak_of(lambda: memory.kl.decode(vae, z))]
 
     real = account()
     with FakeTensorMode():

@@ -12,6 +12,7 @@ from ..diffusion import StepTable
 from ..errors import shown
 from ..guidance import Guidance
 from .base import PipelinePrior, Prior
+from .codecs import OPEN
 from .reuse import DeepFeatures
 
 BACKDROP, BESIDE = "backdrop", "beside"  # names among the conditions
@@ -123,11 +124,11 @@ class BackdropPrior(PipelinePrior):
     def steps(self, num_inference_steps: int, eta: float = 0.0) -> StepTable:
         return self.prior.steps(num_inference_steps, eta)
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.prior.encode(pixels)
+    def encode(self, pixels: torch.Tensor, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
+        return self.prior.encode(pixels, closed)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.prior.decode(latents)
+    def decode(self, latents: torch.Tensor, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
+        return self.prior.decode(latents, closed)
 
     def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[Any, Any]:
         return self._family.encode_prompt(prompt, negative_prompt)

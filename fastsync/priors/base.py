@@ -14,7 +14,7 @@ from ..conditions import ANONYMOUS, Conditions, joined
 from ..diffusion import NoiseSchedule, StepTable
 from ..errors import shown
 from ..guidance import Guidance, rescaled
-from .codecs import PIXELS, Codec
+from .codecs import OPEN, PIXELS, Codec
 from .reuse import DeepFeatures
 from .runtime import Runtime, networks_of
 
@@ -185,13 +185,19 @@ class Prior:
         """The run's step table; families whose pipelines set the times in their own way override it."""
         return self.schedule.steps(num_inference_steps, eta)
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] to the prior's sample units [B, C, h, w], differentiable."""
-        return self.codec.encode(pixels, self.device)
+    def encode(self, pixels: torch.Tensor, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to the prior's sample units [B, C, h, w], differentiable.
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The prior's sample units [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable."""
-        return self.codec.decode(latents, self.device)
+        ``closed``: whether the picture closes vertically, and horizontally.
+        """
+        return self.codec.encode(pixels, self.device, closed)
+
+    def decode(self, latents: torch.Tensor, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
+        """The prior's sample units [B, C, h, w] to pixels [B, 3, H, W], about [-1, 1], differentiable.
+
+        ``closed``: whether the picture closes vertically, and horizontally.
+        """
+        return self.codec.decode(latents, self.device, closed)
 
     def prepare_conditions(
         self, cond: Conditions | None, uncond: Conditions | None, num_views: int

@@ -11,7 +11,7 @@ from torch import nn
 import fastsync as fs
 from bench.memory import peak_of
 from fastsync import zoo
-from fastsync.priors import tiling
+from fastsync.priors.codecs import kl, strips
 
 
 def make_vae(**changes):
@@ -48,46 +48,46 @@ def latents(vae, batch, height, width):
 @pytest.mark.parametrize("strip", [2**22, 7000, 1], ids=["whole", "some lines", "single lines"])
 @pytest.mark.parametrize("make", [make_vae, make_scenes, lambda: tiny.make_pipeline().vae])
 def test_strips_are_the_plain_decode(make, strip, monkeypatch):
-    monkeypatch.setattr(tiling, "STRIP", strip)
+    monkeypatch.setattr(strips, "STRIP", strip)
     vae = make()
-    assert tiling.unknown_part(vae) is None
+    assert kl.unknown_part(vae) is None
     for shape in ((1, 9, 13), (2, 8, 5), (1, 1, 3)):
         z = latents(vae, *shape)
         with torch.no_grad():
             expected = vae.decode(z).sample
-        got = tiling.decode(vae, z)
+        got = kl.decode(vae, z)
         assert relative(got, expected) < 1e-5
         assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_variants_of_the_same_architecture(monkeypatch):
-    monkeypatch.setattr(tiling, "STRIP", 3000)
+    monkeypatch.setattr(strips, "STRIP", 3000)
     for changes in ({"use_post_quant_conv": False}, {"mid_block_add_attention": False}, {"act_fn": "gelu"}):
         vae = make_vae(**changes)
         z = latents(vae, 1, 6, 7)
         with torch.no_grad():
-            assert relative(tiling.decode(vae, z), vae.decode(z).sample) < 1e-5
+            assert relative(kl.decode(vae, z), vae.decode(z).sample) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_no_worse_than_the_plain_decode(dtype, monkeypatch):
-    monkeypatch.setattr(tiling, "STRIP", 7000)
+    monkeypatch.setattr(strips, "STRIP", 7000)
     vae = make_vae()
     z = latents(vae, 1, 9, 13).to(dtype)
     with torch.no_grad():
         exact = vae.decode(z.float()).sample
         plain = vae.to(dtype).decode(z).sample
-    tiled = tiling.decode(vae, z)
+    tiled = kl.decode(vae, z)
     assert tiled.dtype == dtype
     assert relative(tiled.float(), exact) < 1.2 * relative(plain.float(), exact)
 
 
 def test_memory(monkeypatch):
-    monkeypatch.setattr(tiling, "STRIP", 2**14)
+    monkeypatch.setattr(strips, "STRIP", 2**14)
     vae = make_vae()
     z = latents(vae, 1, 24, 64)
     with torch.no_grad():
-        plain, tiled = peak_of(lambda: vae.decode(z)), peak_of(lambda: tiling.decode(vae, z))
+        plain, tiled = peak_of(lambda: vae.decode(z)), peak_of(lambda: kl.decode(vae, z))
     largest = 4 * 16 * (8 * 24) * (8 * 64)  # the last level's input: 16 channels
     assert tiled < 0.6 * plain
     assert tiled < 1.5 * largest + 16 * 4 * 2**14  # it, and the half as wide map that is made of it
@@ -98,7 +98,7 @@ def test_memory(monkeypatch):
 
 @pytest.fixture
 def pipe(monkeypatch):
-    monkeypatch.setattr(tiling, "STRIP", 3000)
+    monkeypatch.setattr(strips, "STRIP", 3000)
     pipe = tiny.make_pipeline()
     pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 4, 8
     return pipe
@@ -167,7 +167,7 @@ def patch_convolution(vae):
 )  # fmt: skip
 def test_unknown_parts_are_named(pipe, change, name):
     change(pipe.vae)
-    assert tiling.unknown_part(pipe.vae) == name
+    assert kl.unknown_part(pipe.vae) == name
 
 
 def test_an_unknown_part_means_the_vaes_own_tiles_and_a_warning(pipe):
@@ -181,4 +181,4 @@ def test_an_unknown_part_means_the_vaes_own_tiles_and_a_warning(pipe):
 
 
 def test_another_vae_is_unknown():
-    assert tiling.unknown_part(nn.Identity()) == "Identity"
+    assert kl.unknown_part(nn.Identity()) == "Identity"

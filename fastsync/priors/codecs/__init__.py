@@ -1,6 +1,6 @@
 """Between a prior's sample units and pixels."""
 
 from .autoencoder import VaeCodec, upcast_dtype
-from .base import PIXELS, Codec
+from .base import OPEN, PIXELS, Codec
 
-__all__ = ["PIXELS", "Codec", "VaeCodec", "upcast_dtype"]
+__all__ = ["OPEN", "PIXELS", "Codec", "VaeCodec", "upcast_dtype"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .maps import Map, Maps
-from .strips import STRIP, Norm, strips
+from .strips import Norm, at_once, strips
 
 _PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor")  # all compute the same
 
@@ -70,11 +70,9 @@ def _attended(queries: torch.Tensor, keys: Map, values: Map, heads: int) -> torc
     queries = queries * queries.shape[-1] ** -0.5
     highest = queries.new_full((*queries.shape[:-1], 1), -torch.inf)
     weight, total = torch.zeros_like(highest), torch.zeros_like(queries)
-    at_once = max(1, STRIP // (heads * queries.shape[2]))
+    count = at_once(heads * queries.shape[2])
     for strip in strips(keys, 0, 0):
-        blocks = (
-            _heads(cells, heads).split(at_once, 2) for cells in (strip.cells, values.read(strip.start, strip.stop))
-        )
+        blocks = (_heads(cells, heads).split(count, 2) for cells in (strip.cells, values.read(strip.start, strip.stop)))
         for k, v in zip(*blocks, strict=True):
             scores = queries @ k.transpose(2, 3)
             above = torch.maximum(highest, scores.amax(-1, keepdim=True))

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...errors import check_int
-from .. import tiling
-from .base import Codec
+from . import kl
+from .base import OPEN, Codec
 from .normalisation import Normalisation
 from .precision import computed_in
+
+# Bytes of the largest map from which on a picture that is larger than the model's own size is worth strips.
+SMALL = 2**24
+# Pixels from which on it is said that a picture is computed whole.
+LARGE = 2048**2
+# Pixels of the other side that are computed along where a picture closes and is computed whole.
+MARGIN = 512
 
 
 class VaeCodec(Codec):
@@ -53,41 +62,104 @@ class VaeCodec(Codec):
         self._normalisation = Normalisation(vae.config, factor, shift, self._patch)
         self._of_videos = _takes_videos(vae)
 
-    def encode(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] to sample units [B, C p p, h, w] on ``device``; differentiable."""
-        latents = computed_in(self._dtype, self.vae, self._encoded, pixels.to(device))
+    def encode(self, pixels: torch.Tensor, device: torch.device, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to sample units [B, C p p, h, w] on ``device``; differentiable.
+
+        Memory is bounded as in :meth:`decode`.
+
+        Raises:
+            ValueError: a side that is not a whole number of cells, where the picture closes or ``patch`` is over 1.
+        """
+        sides = pixels.shape[2:]
+        if (self._patch > 1 or any(closed)) and any(side % self.scale for side in sides):
+            raise ValueError(
+                f"pictures must have sides that are multiples of {self.scale} pixels here, got "
+                f"{sides[0]} x {sides[1]}: crop or resize the picture."
+            )
+        latents = computed_in(self._dtype, self.vae, partial(self._encoded, closed=closed), pixels.to(device))
         return self._normalisation.remove(pixel_unshuffle(latents, self._patch) if self._patch > 1 else latents)
 
-    def decode(self, latents: torch.Tensor, device: torch.device) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, device: torch.device, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
         """Sample units [B, C p p, h, w] to pixels [B, 3, H, W] on ``device``; differentiable.
 
-        Where tiling is switched on (``pipe.vae.enable_tiling()``) and no gradient is asked for, it takes about half
-        of the memory and gives the same numbers.
+        Where no gradient is asked for, an AutoencoderKL computes pictures that are larger than its own size in strips,
+        as exactly, in memory that does not grow with them beyond what they and their latents are; after
+        ``vae.enable_tiling()`` pictures of any size. Other autoencoders compute them whole, or in their own tiles, with
+        a warning.
         """
         own = self._normalisation.apply(latents.to(device, self._dtype or self.vae.dtype))
         own = pixel_shuffle(own, self._patch) if self._patch > 1 else own
-        return computed_in(self._dtype, self.vae, self._decoded, own)
+        return computed_in(self._dtype, self.vae, partial(self._decoded, closed=closed), own)
 
-    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _encoded(self, pixels: torch.Tensor, closed: tuple[bool, bool]) -> torch.Tensor:
         """The VAE's own latents of pixels."""
+        if self._takes_strips(pixels, 1, closed):
+            return kl.encode(self.vae, pixels, closed)
+        ratio = self.scale // self._patch
+        return _with_margins(self._encoded_whole, pixels, closed, MARGIN // ratio * ratio, lambda side: side // ratio)
+
+    def _encoded_whole(self, pixels: torch.Tensor) -> torch.Tensor:
         found = self.vae.encode(pixels[:, :, None] if self._of_videos else pixels, return_dict=False)[0]
         latents: torch.Tensor = found if isinstance(found, torch.Tensor) else found.mode()
         return latents[:, :, 0] if self._of_videos else latents
 
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        """The decoder's pixels of latents in the VAE's own units."""
-        vae = self.vae
-        if getattr(vae, "use_tiling", False) and not (torch.is_grad_enabled() and latents.requires_grad):
-            unknown = tiling.unknown_part(vae)
-            if unknown is None:
-                return tiling.decode(vae, latents)
+    def _decoded(self, latents: torch.Tensor, closed: tuple[bool, bool]) -> torch.Tensor:
+        """The pixels of latents in the VAE's own units."""
+        ratio = self.scale // self._patch
+        if self._takes_strips(latents, ratio, closed):
+            return kl.decode(self.vae, latents, closed)
+        return _with_margins(self._decoded_whole, latents, closed, MARGIN // ratio, lambda side: side * ratio)
+
+    def _decoded_whole(self, latents: torch.Tensor) -> torch.Tensor:
+        found = self.vae.decode(latents[:, :, None] if self._of_videos else latents, return_dict=False)[0]
+        pixels: torch.Tensor = found[:, :, 0] if self._of_videos else found
+        return pixels
+
+    def _takes_strips(self, x: torch.Tensor, ratio: int, closed: tuple[bool, bool]) -> bool:
+        """Whether x [B, C, h, w], of which each cell stands for ``ratio`` pixels a side, is computed in strips."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return False
+        vae, pixels = self.vae, ratio**2 * x.shape[2] * x.shape[3]
+        asked, unknown = getattr(vae, "use_tiling", False), kl.unknown_part(vae)
+        if unknown is None:
+            if asked or any(closed):
+                return True
+            own = vae.config.get("sample_size") or 0
+            own = own if isinstance(own, (list, tuple)) else (own, own)
+            return pixels > own[0] * own[1] and kl.largest_map(vae, pixels) * x.element_size() > SMALL
+        if asked:
             warnings.warn(
                 f"the VAE has a part that fastsync cannot tile ({unknown}), so its own tiled decode is used, in which "
                 "colours may differ from tile to tile: call vae.disable_tiling() where the memory suffices.",
                 stacklevel=2,
             )
-        pixels: torch.Tensor = vae.decode(latents[:, :, None] if self._of_videos else latents, return_dict=False)[0]
-        return pixels[:, :, 0] if self._of_videos else pixels
+        elif pixels > LARGE:
+            warnings.warn(
+                f"the VAE has a part that fastsync cannot tile ({unknown}), so a picture of {pixels / 1e6:.0f} million "
+                "pixels is computed whole: if the memory does not suffice, call vae.enable_tiling() for its own tiles, "
+                "in which colours may differ from tile to tile.",
+                stacklevel=2,
+            )
+        return False
+
+
+def _with_margins(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    closed: tuple[bool, bool],
+    margin: int,
+    becomes: Callable[[int], int],
+) -> torch.Tensor:
+    """A function of a picture x [B, C, h, w], with up to ``margin`` cells of the other side where it closes.
+
+    ``becomes`` says how many cells a number of cells becomes.
+    """
+    if not any(closed):
+        return function(x)
+    top, left = (min(max(margin, 1), side) if closes else 0 for closes, side in zip(closed, x.shape[2:], strict=True))
+    result = function(pad(x, (left, left, top, top), mode="circular"))
+    height, width = (becomes(side) for side in x.shape[2:])
+    return result[..., becomes(top) :, becomes(left) :][..., :height, :width]
 
 
 def upcast_dtype(vae: Any) -> torch.dtype | None:

@@ -29,9 +29,9 @@ def decode(
     Returns:
         Pixels [B, 3, H, W].
     """
-    decoder, size = vae.decoder, [_pixels_per_cell(vae) * side for side in latents.shape[2:]]
+    decoder = vae.decoder
 
-    def picture(z: torch.Tensor, out: torch.Tensor, maps: Maps) -> None:
+    def picture(z: torch.Tensor, maps: Maps) -> torch.Tensor:
         cells = Map.of(z if vae.post_quant_conv is None else vae.post_quant_conv(z), maps.cut)
         x = maps.new(decoder.conv_in.out_channels, cells.shape[2:])
         convolve(decoder.conv_in, cells, x.write)
@@ -41,9 +41,9 @@ def decode(
                 x = resnet(each, x, maps)
             for up in block.upsamplers or ():
                 x = upsample(up, x, maps)
-        convolve(decoder.conv_out, x, Map.of(out, maps.cut).put, Norm(decoder.conv_norm_out, decoder.conv_act, x))
+        return _last(decoder, x)
 
-    return _all(vae, latents, (decoder.conv_out.out_channels, *size), closed, make, picture)
+    return _all(vae, latents, closed, make, picture)
 
 
 def encode(
@@ -57,29 +57,26 @@ def encode(
     Returns:
         Latents [B, C, h, w] in the VAE's own units.
     """
-    encoder, channels = vae.encoder, vae.encoder.conv_out.out_channels
-    size = [side // _pixels_per_cell(vae) for side in pixels.shape[2:]]
+    encoder = vae.encoder
 
-    def picture(x0: torch.Tensor, out: torch.Tensor, maps: Maps) -> None:
-        x = maps.new(encoder.conv_in.out_channels, x0.shape[2:])
-        convolve(encoder.conv_in, Map.of(x0, maps.cut), x.write)
+    def picture(pixels: torch.Tensor, maps: Maps) -> torch.Tensor:
+        x = maps.new(encoder.conv_in.out_channels, pixels.shape[2:])
+        convolve(encoder.conv_in, Map.of(pixels, maps.cut), x.write)
         for block in encoder.down_blocks:
             for each in block.resnets:
                 x = resnet(each, x, maps)
             for down in block.downsamplers or ():
                 x = downsample(down, x, maps)
         x = _middle(encoder.mid_block, x, maps)
-        both = out.new_empty(1, channels, *size)  # mean and log variance
-        convolve(encoder.conv_out, x, Map.of(both, maps.cut).put, Norm(encoder.conv_norm_out, encoder.conv_act, x))
-        out.copy_((both if vae.quant_conv is None else vae.quant_conv(both)).chunk(2, 1)[0])
+        both = _last(encoder, x)  # mean and log variance
+        return (both if vae.quant_conv is None else vae.quant_conv(both)).chunk(2, 1)[0]
 
-    return _all(vae, pixels, (channels // 2, *size), closed, make, picture)
+    return _all(vae, pixels, closed, make, picture)
 
 
-def largest_map(vae: Any, pixels: int) -> tuple[int, int]:
-    """Elements of the decoder's largest map of a picture of so many pixels, and of the encoder's."""
-    encoder, decoder = vae.encoder.down_blocks[0].resnets, vae.decoder.up_blocks[-1].resnets
-    return decoder[0].in_channels * pixels, encoder[0].out_channels * pixels
+def largest_map(vae: Any, pixels: int) -> int:
+    """Elements of the largest map in decoding a picture of so many pixels; encoding has as large ones."""
+    return int(vae.decoder.up_blocks[-1].resnets[0].in_channels * pixels)
 
 
 def unknown_part(vae: Any) -> str | None:
@@ -131,10 +128,6 @@ def _is_3x3(conv: Any, stride: int = 1, padding: int = 1) -> bool:
     return conv.padding_mode == "zeros" and "_conv_forward" not in vars(conv)
 
 
-def _pixels_per_cell(vae: Any) -> int:
-    return int(2 ** sum(len(block.upsamplers or ()) for block in vae.decoder.up_blocks))
-
-
 def _middle(block: Any, x: Map, maps: Maps) -> Map:
     first, *others = block.resnets
     x = resnet(first, x, maps)
@@ -143,21 +136,28 @@ def _middle(block: Any, x: Map, maps: Maps) -> Map:
     return x
 
 
+def _last(half: Any, x: Map) -> torch.Tensor:
+    """The end of an encoder or a decoder: normalisation, activation, convolution."""
+    norm = Norm(half.conv_norm_out, half.conv_act, x)
+    out = torch.empty(1, half.conv_out.out_channels, *x.shape[2:], dtype=x.dtype, device=x.device)
+    convolve(half.conv_out, x, Map.of(out, x.cut).put, norm)
+    return out
+
+
 def _all(
     vae: Any,
     given: torch.Tensor,
-    shape: tuple[int, ...],
     closed: tuple[bool, bool],
     make: Callable[..., Maps],
-    picture: Callable[[torch.Tensor, torch.Tensor, Maps], None],
+    picture: Callable[[torch.Tensor, Maps], torch.Tensor],
 ) -> torch.Tensor:
-    """What ``picture`` makes of each of a batch [B, ...] of pictures, [B, *shape]."""
+    """What ``picture`` makes of each [1, ...] of a batch of pictures [B, ...], in a batch."""
     hook = getattr(vae, "_hf_hook", None)
     if hook is not None:  # accelerate's, which loads an offloaded model; diffusers' own functions call it as well
         hook.pre_forward(vae)
+    results = []
     with torch.no_grad():
-        out = given.new_empty(len(given), *shape)
-        for one, result in zip(given.split(1), out.split(1), strict=True):
+        for one in given.split(1):
             with make(one, Cut.of(one.shape[2:], closed)) as maps:
-                picture(one, result, maps)
-    return out
+                results.append(picture(one, maps))
+        return results[0] if len(results) == 1 else torch.cat(results)

@@ -47,7 +47,7 @@ def strips(x: Map, before: int = 1, after: int = 1, *, growth: int = 1, multiple
         multiple: of how many lines strips are, but for the last one.
     """
     axis, lines = x.cut.axis, x.lines
-    step = multiple * max(1, STRIP * lines // (growth * multiple * _elements(x)))
+    step = multiple * at_once(growth * multiple * x.shape[1] * x.shape[x.cut.across])
     closes = x.cut.closes(axis)
     # What lies around the ends of a closed picture, read while it is still there.
     first = _around(x, range(lines, lines + after)) if closes and after else None
@@ -70,8 +70,9 @@ def _around(x: Map, lines: range) -> torch.Tensor:
     return torch.cat([x.read(line % x.lines, line % x.lines + 1) for line in lines], x.cut.axis)
 
 
-def _elements(x: Map) -> int:
-    return x.shape[1] * x.shape[2] * x.shape[3]
+def at_once(elements: int) -> int:
+    """How many parts of so many elements are worked on at once."""
+    return max(1, STRIP // elements)
 
 
 class Norm:
