@@ -7,6 +7,7 @@ from .guidance import Guidance
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
 from .priors import (
+    ByView,
     ControlNetPrior,
     DeepFloydPrior,
     DepthPrior,
@@ -26,6 +27,7 @@ from .texture import SyncTextureOutput
 __version__ = "0.1.0"
 
 __all__ = [
+    "ByView",
     "Canvas",
     "Conditions",
     "ControlNetPrior",

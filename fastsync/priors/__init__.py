@@ -2,7 +2,7 @@
 
 from .attention import Attention, AttentionSwitch
 from .backdrop import BackdropPrior
-from .base import DepthConditioned, PipelinePrior, Prediction, Prior
+from .base import PipelinePrior, Prediction, Prior
 from .codecs import Codec, VaeCodec
 from .compiling import Compile, Compiler
 from .controlnet import ControlNetPrior
@@ -12,6 +12,7 @@ from .diffusers_unet import DiffusersPrior
 from .flux import FluxPrior
 from .function import FunctionPrior
 from .registry import register
+from .request import ByView, Told, ViewRequest
 from .runtime import Runtime, save_memory
 from .sdxl import SDXLPrior
 from .shared_attention import NeighbourLists, view_ring
@@ -21,12 +22,12 @@ __all__ = [
     "Attention",
     "AttentionSwitch",
     "BackdropPrior",
+    "ByView",
     "Codec",
     "Compile",
     "Compiler",
     "ControlNetPrior",
     "DeepFloydPrior",
-    "DepthConditioned",
     "DepthPrior",
     "DiffusersPrior",
     "FluxPrior",
@@ -37,7 +38,9 @@ __all__ = [
     "Prior",
     "Runtime",
     "SDXLPrior",
+    "Told",
     "VaeCodec",
+    "ViewRequest",
     "register",
     "save_memory",
     "view_ring",

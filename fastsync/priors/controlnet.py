@@ -21,8 +21,8 @@ class ControlNetPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionControlNetPipeline`` with one ControlNet, on its device, in its dtype.
 
     Conditions are ``text`` [N, L, D] and ``control`` [N, 3, H, W], pictures in [0, 1] of a view's size in pixels, as
-    the ControlNet was trained on; ``with_control`` makes them of depth. What the ControlNet makes of a picture before
-    it sees a noisy view is computed once a view and run.
+    the ControlNet was trained on; ``with_control`` takes such pictures, and depth. What the ControlNet makes of a
+    picture before it sees a noisy view is computed once a view and run.
 
     Args:
         pipe: e.g. SD 1.5 with ``lllyasviel/control_v11f1p_sd15_depth``.
@@ -71,8 +71,7 @@ class ControlNetPrior(ControlledPrior):
     @property
     def control_shape(self) -> tuple[int, int, int]:
         """(3, H, W)."""
-        height, width = (self.scale * side for side in self.window)
-        return (self._controlnet.config.conditioning_channels, height, width)
+        return (self._controlnet.config.conditioning_channels, *self.window_pixels)
 
     def deep_features(self) -> DeepFeatures:
         """Not with a ControlNet, which is half of the network.
@@ -90,8 +89,12 @@ class ControlNetPrior(ControlledPrior):
         """The model itself where it has been compiled."""
         return getattr(self.pipe.controlnet, "_orig_mod", self.pipe.controlnet)
 
-    def _control(self, depth: torch.Tensor) -> torch.Tensor:
-        return depth.expand(-1, self.control_shape[0], -1, -1)
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return tuple(sorted({1, self.control_shape[0]}))
+
+    def _control(self, control: torch.Tensor) -> torch.Tensor:
+        return control.expand(-1, self.control_shape[0], -1, -1)
 
     def _prepared(self, control: torch.Tensor) -> torch.Tensor:
         """The embedding [N, F, h, w] of pictures, one after the other: their maps are as large as the pictures."""

@@ -30,10 +30,10 @@ class DepthPrior(ControlledPrior):
         """(1, h, w)."""
         return (1, *self.window)
 
-    def _control(self, depth: torch.Tensor) -> torch.Tensor:
+    def _control(self, control: torch.Tensor) -> torch.Tensor:
         """As diffusers' ``prepare_depth_map``; a view of constant depth is all background."""
-        depth = depth.to(torch.promote_types(depth.dtype, torch.float32))
-        cells = torch.nn.functional.interpolate(depth, self.window, mode="bicubic", align_corners=False)
+        control = control.to(torch.promote_types(control.dtype, torch.float32))
+        cells = torch.nn.functional.interpolate(control, self.window, mode="bicubic", align_corners=False)
         low, high = cells.amin((1, 2, 3), keepdim=True), cells.amax((1, 2, 3), keepdim=True)
         return torch.where(high > low, 2 * (cells - low) / (high - low) - 1, -1.0)
 

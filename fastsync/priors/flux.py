@@ -109,11 +109,11 @@ class FluxPrior(PipelinePrior):
         return told(prompts), None if negatives is None else told(negatives)
 
     def guided(self, cond: Conditions, uncond: Any, guidance: Guidance) -> tuple[Conditions, None, Guidance]:
-        """``guidance_scale`` is a value that the network is told."""
+        """``guidance_scale`` is a value that the network is told; no unconditional half is beside it."""
         if uncond is not None or guidance != Guidance(guidance.scale):
             raise ValueError(
                 f"the network of {type(self.pipe).__name__} is told its guidance_scale, so a negative prompt, rescale "
                 "and interval have no effect: leave them out, or guide by uncond in fastsync.sample."
             )
         told = {"guidance": torch.full_like(cond["guidance"], guidance.scale)} if "guidance" in cond else {}
-        return cond.updated(**told), None, Guidance(1.0)
+        return cond.updated(**told), None, guidance

@@ -56,7 +56,7 @@ class SDXLPrior(DiffusersPrior):
         None is a negative prompt of zeros, where the pipeline's config says so (``force_zeros_for_empty_prompt``).
         """
         text, text_uncond, pooled, pooled_uncond = self._encoded(prompt, negative_prompt)
-        cond = Conditions({"text": text, "pooled": pooled, "time_ids": self._time_ids([(0, 0)], self._pixels)})
+        cond = Conditions({"text": text, "pooled": pooled, "time_ids": self._time_ids([(0, 0)], self.window_pixels)})
         return cond, cond.updated(text=text_uncond, pooled=pooled_uncond)
 
     def with_places(
@@ -66,13 +66,9 @@ class SDXLPrior(DiffusersPrior):
         time_ids = self._time_ids(origins, size)
         return cond.updated(time_ids=time_ids), None if uncond is None else uncond.updated(time_ids=time_ids)
 
-    @property
-    def _pixels(self) -> tuple[int, int]:
-        return self.window[0] * self.scale, self.window[1] * self.scale
-
     def _time_ids(self, origins: Sequence[tuple[int, int]], size: tuple[int, int]) -> torch.Tensor:
         """float32 [n, 6] of crops at ``origins`` (y, x) of a picture of ``size``."""
-        return torch.tensor([[*size, *origin, *self._pixels] for origin in origins], dtype=torch.float32).to(
+        return torch.tensor([[*size, *origin, *self.window_pixels] for origin in origins], dtype=torch.float32).to(
             self.device
         )
 
