@@ -7,15 +7,15 @@ from .guidance import Guidance
 from .methods import Independent, Method, MultiDiffusion, StochSync, SyncDiffusion, SyncSDE, SyncTweedies, SyncVC
 from .pipeline import SyncPipeline
 from .priors import (
+    ByView,
     ControlNetPrior,
     DeepFloydPrior,
     DepthPrior,
     DiffusersPrior,
-    FluxPrior,
     FunctionPrior,
     Prediction,
     Prior,
-    SDXLPrior,
+    ProbedPrior,
 )
 from .sampler import SyncOutput, sample
 from .session import Session
@@ -26,13 +26,13 @@ from .texture import SyncTextureOutput
 __version__ = "0.1.0"
 
 __all__ = [
+    "ByView",
     "Canvas",
     "Conditions",
     "ControlNetPrior",
     "DeepFloydPrior",
     "DepthPrior",
     "DiffusersPrior",
-    "FluxPrior",
     "FunctionPrior",
     "Guidance",
     "IllusionCanvas",
@@ -46,7 +46,7 @@ __all__ = [
     "PanoramaCanvas",
     "Prediction",
     "Prior",
-    "SDXLPrior",
+    "ProbedPrior",
     "Session",
     "Stats",
     "StochSync",

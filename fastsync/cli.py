@@ -1,34 +1,46 @@
 """The command `fastsync`."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 
 from . import doctor as health
 from . import zoo
 from .animation import check_animation_path, save_animation
 from .canvases.illusion_views import VIEWS
+from .cli_options import (
+    ControlImage,
+    ControlNet,
+    Device,
+    Dtype,
+    Guidance,
+    LowMemory,
+    MaxBatch,
+    MethodName,
+    Model,
+    Negative,
+    Output,
+    PresetName,
+    Prompt,
+    Seed,
+    SolverName,
+    Steps,
+    Window,
+    load,
+    metadata_of,
+    one_sentence,
+    options_of,
+    save,
+)
 from .contact_sheet import contact_sheet
-from .diffusion import SolverChoice
-from .errors import check_choice, check_device, check_int
+from .errors import check_choice, check_int
 from .geometry import ring
 from .geometry.textured import check_mesh_path
-from .methods.syncvc import PRESETS
 from .pictures import check_picture_path, save_picture
-from .pipeline import SyncPipeline
-from .priors import save_memory
 from .report import check_report_path, write_report
-from .task import METHODS, Options, SyncPipelineOutput, method_of
 from .texture import TEXTURE_SIZE
 from .turntable import save_turntable, turntable
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 app = typer.Typer(
     help="Diffusion synchronisation: pictures larger than what the model was trained on, from views that agree.",
@@ -37,33 +49,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
-Negative = Annotated[str | None, typer.Option(help="What it should not show.")]
-MethodName = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
-PresetName = Annotated[
-    str | None,
-    typer.Option("--preset", help=f"Of syncvc: {', '.join(PRESETS)}, from slow to fast; quality if not given."),
-]
-Model = Annotated[
-    str, typer.Option(help="A prior of the zoo (see `fastsync zoo`), a folder in diffusers' format, or a hub name.")
-]
-Steps = Annotated[int, typer.Option(help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the model's usual one if not given.")]
-SolverName = Annotated[
-    str | None, typer.Option("--solver", help="auto: the model's own scheduler; ddim: its times and betas run by DDIM.")
-]
-MaxBatch = Annotated[int | None, typer.Option(help="Most views in one network call; what fits, if not given.")]
-LowMemory = Annotated[
-    bool, typer.Option("--low-memory", help="The same picture in less memory, and more slowly: for small GPUs.")
-]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same picture; a new one if not given.")]
-Device = Annotated[str | None, typer.Option(help="cuda or cpu; a GPU if there is one, if not given.")]
-Dtype = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(DTYPES)}; float16 on a GPU, else float32, if not given.")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="A .png, .jpg or .webp file.")]
 
 
 @app.command()
@@ -77,6 +62,9 @@ def wide(
     method: MethodName = "syncvc",
     preset: PresetName = None,
     model: Model = "scenes",
+    window: Window = None,
+    controlnet: ControlNet = None,
+    control_image: ControlImage = None,
     steps: Steps = 50,
     solver: SolverName = None,
     guidance: Guidance = None,
@@ -88,19 +76,19 @@ def wide(
     output: Output = Path("out.png"),
 ) -> None:
     """Sample a wide picture. PNG files carry all that is needed to make them again."""
-    with _one_sentence():
+    with one_sentence():
         check_picture_path(output)
         closed = check_choice("loop", loop, (None, "x", "y", "xy")) or False
-        sync = _load(model, device, dtype, method, preset, solver, low_memory)
+        sync = load(model, device, dtype, method, preset, solver, low_memory, controlnet, control_image)
         out = sync.wide(
             prompt,
             width=width,
             height=height,
             overlap=overlap,
             loop=closed,
-            **_options(negative, method, preset, steps, guidance, max_batch, seed),
+            **options_of(negative, method, preset, steps, guidance, max_batch, seed, window, control_image),
         )
-        _save(out, output, model, sync)
+        save(out, output, model, sync)
 
 
 @app.command()
@@ -112,6 +100,9 @@ def panorama(
     method: MethodName = "syncvc",
     preset: PresetName = None,
     model: Model = "scenes",
+    window: Window = None,
+    controlnet: ControlNet = None,
+    control_image: ControlImage = None,
     steps: Steps = 50,
     solver: SolverName = None,
     guidance: Guidance = None,
@@ -123,13 +114,16 @@ def panorama(
     output: Output = Path("out.png"),
 ) -> None:
     """Sample a 360-degree picture (equirectangular, with the metadata by which viewers let one look around)."""
-    with _one_sentence():
+    with one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset, solver, low_memory)
+        sync = load(model, device, dtype, method, preset, solver, low_memory, controlnet, control_image)
         out = sync.panorama(
-            prompt, width=width, poles=poles, **_options(negative, method, preset, steps, guidance, max_batch, seed)
+            prompt,
+            width=width,
+            poles=poles,
+            **options_of(negative, method, preset, steps, guidance, max_batch, seed, window, control_image),
         )
-        _save(out, output, model, sync, panorama=True)
+        save(out, output, model, sync, panorama=True)
 
 
 @app.command()
@@ -142,6 +136,9 @@ def illusion(
     method: MethodName = "syncvc",
     preset: PresetName = None,
     model: Model = "glyphs",
+    window: Window = None,
+    controlnet: ControlNet = None,
+    control_image: ControlImage = None,
     steps: Steps = 50,
     solver: SolverName = None,
     guidance: Guidance = None,
@@ -157,7 +154,7 @@ def illusion(
     Beside the picture, say out.png, it writes what each view shows (out_rotate_180.png) and an animation from one to
     the other (out.gif).
     """
-    with _one_sentence():
+    with one_sentence():
         check_picture_path(output)
         views = view or ["rotate_180"] * (len(prompts) == 2)
         if len(prompts) != len(views) + 1:
@@ -174,15 +171,15 @@ def illusion(
         for path in shown:
             check_picture_path(path)
         check_animation_path(animation)
-        sync = _load(model, device, dtype, method, preset, solver, low_memory)
+        sync = load(model, device, dtype, method, preset, solver, low_memory, controlnet, control_image)
         out = sync.illusion(
             list(zip(["identity", *views], prompts, strict=True)),
-            **_options(negative, method, preset, steps, guidance, max_batch, seed),
+            **options_of(negative, method, preset, steps, guidance, max_batch, seed, window, control_image),
         )
         for image, path in zip(out.images[2:], shown, strict=True):
             save_picture(image, path)
         save_animation(out.images[0], out.canvas.views, animation)
-        _save(out, output, model, sync)
+        save(out, output, model, sync)
         typer.echo(f"{', '.join(map(str, shown))}: what the views show; {animation}: from one to the other")
 
 
@@ -200,6 +197,9 @@ def compose(
     method: MethodName = "syncvc",
     preset: PresetName = None,
     model: Model = "scenes",
+    window: Window = None,
+    controlnet: ControlNet = None,
+    control_image: ControlImage = None,
     steps: Steps = 50,
     solver: SolverName = None,
     guidance: Guidance = None,
@@ -211,9 +211,9 @@ def compose(
     output: Output = Path("out.png"),
 ) -> None:
     """Sample a picture whose regions follow prompts of their own."""
-    with _one_sentence():
+    with one_sentence():
         check_picture_path(output)
-        sync = _load(model, device, dtype, method, preset, solver, low_memory)
+        sync = load(model, device, dtype, method, preset, solver, low_memory, controlnet, control_image)
         out = sync.compose(
             mask,
             prompt,
@@ -221,9 +221,9 @@ def compose(
             prompt=whole,
             width=width,
             height=height,
-            **_options(negative, method, preset, steps, guidance, max_batch, seed),
+            **options_of(negative, method, preset, steps, guidance, max_batch, seed, window, control_image),
         )
-        _save(out, output, model, sync)
+        save(out, output, model, sync)
 
 
 @app.command()
@@ -241,12 +241,11 @@ def texture(
     ] = True,
     reunwrap: Annotated[bool, typer.Option("--reunwrap", help="Make new texture coordinates in any case.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write a page with the mesh to turn about, too.")] = False,
-    controlnet: Annotated[
-        str | None, typer.Option(help="Of depth, for a --model without one: a folder or a hub name.")
-    ] = None,
     method: MethodName = "syncvc",
     preset: PresetName = None,
     model: Model = "scenes-depth",
+    window: Window = None,
+    controlnet: ControlNet = None,
     steps: Steps = 50,
     solver: SolverName = None,
     guidance: Guidance = None,
@@ -263,7 +262,7 @@ def texture(
     views that it was made of (out_views.png) and the mesh turning once around (out.gif); with --report, a page with all
     of these, out.html.
     """
-    with _one_sentence():
+    with one_sentence():
         check_mesh_path(output)
         if output.suffix.lower() == ".png":
             raise ValueError(f"{output}: the mesh goes into a .glb or .obj file; its texture is written beside it.")
@@ -280,7 +279,7 @@ def texture(
             around = ring(check_int("cameras", cameras), 15.0 if elevation is None else elevation)
         elif elevation is not None:
             raise ValueError("--elevation was given without --cameras, whose it is: say how many cameras, too.")
-        sync = _load(model, device, dtype, method, preset, solver, low_memory, controlnet)
+        sync = load(model, device, dtype, method, preset, solver, low_memory, controlnet)
         out = sync.texture(
             mesh,
             prompt,
@@ -288,32 +287,48 @@ def texture(
             texture_size=texture_size,
             view_prompts=view_prompts,
             reunwrap=reunwrap,
-            **_options(negative, method, preset, steps, guidance, max_batch, seed),
+            **options_of(negative, method, preset, steps, guidance, max_batch, seed, window),
         )
         frames = turntable(out.textured.mesh, out.textured.texture, progress=True)
         save_picture(contact_sheet(out.pictures), beside["views"])
         save_turntable(frames, beside["gif"])
         if report:
             spent = {"view-evaluations": out.stats.evaluations, "seconds": round(out.stats.seconds, 1)}
-            write_report(beside["html"], out.textured, out.pictures, {**_metadata(out, model, sync), **spent}, frames)
-        _save(out, beside["texture"], model, sync)
+            write_report(beside["html"], out.textured, out.pictures, {**metadata_of(out, model, sync), **spent}, frames)
+        save(out, beside["texture"], model, sync)
         out.textured.save(output)  # last: it may take the place of the mesh that was given
         others = [output, beside["views"], beside["gif"], *([beside["html"]] if report else [])]
         typer.echo(f"{', '.join(map(str, others))}: the mesh, its views, turning" + (", and a page" if report else ""))
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this installation can do here, and why it cannot do the rest."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say what is known of this one instead: of the zoo, a folder, or a hub name.")
+    ] = None,
+    controlnet: ControlNet = None,
+    solver: SolverName = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Say what this installation can do here, and why it cannot do the rest; or what is known of a model."""
+    with one_sentence():
+        if model is None and (controlnet, solver, device, dtype) != (None,) * 4:
+            raise ValueError("--controlnet, --solver, --device and --dtype are of a model: give --model too.")
+        if model is not None:
+            sync = load(model, device, dtype, "syncvc", None, solver, False, controlnet)
+            for line in repr(sync.prior).splitlines():
+                typer.echo(line)
+            return
     for what, how in health.report():
         typer.echo(f"{what:<16} {how}")
     failed = False
-    for device in health.devices():
+    for place in health.devices():
         try:
-            how = health.self_test(device)
+            how = health.self_test(place)
         except Exception as error:  # whatever is broken here is what the doctor was called for
             how, failed = f"FAILED: {type(error).__name__}: {error}", True
-        typer.echo(f"{f'self-test {device}':<16} {how}")
+        typer.echo(f"{f'self-test {place}':<16} {how}")
     if failed:
         raise typer.Exit(1)
 
@@ -321,92 +336,9 @@ def doctor() -> None:
 @app.command(name="zoo")
 def list_zoo() -> None:
     """List the priors inside the package, with the words they know."""
-    with _one_sentence():
+    with one_sentence():
         if not zoo.names():
             raise FileNotFoundError("This installation has no prior; install fastsync from a wheel or a full checkout.")
         for name in zoo.names():
             typer.echo(f"{name}: {health.zoo_line(name)}")
             typer.echo(f"  words: {', '.join(zoo.words(name))}")
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turns what users can mend into one sentence on stderr and exit code 1."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        typer.echo("fastsync: " + " ".join(str(error).split()), err=True)
-        raise typer.Exit(1) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        typer.echo("fastsync: the memory is too small: use --low-memory, or ask for a smaller picture.", err=True)
-        raise typer.Exit(1) from error
-
-
-def _load(
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    method: str,
-    preset: str | None,
-    solver: str | None,
-    low_memory: bool,
-    controlnet: str | None = None,
-) -> SyncPipeline:
-    # What is wrong with the rest is said before the model is loaded, which may take long.
-    method_of({"method": method, "preset": preset})
-    if dtype is not None:
-        check_choice("dtype", dtype, DTYPES)
-    chosen: SolverChoice | None = check_choice("solver", solver, (None, "auto", "ddim"))
-    if device is not None:
-        check_device("device", device)
-    # Loading a pipeline makes transformers advise on packages that it would like to have; errors still show.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    placed: dict[str, Any] = {"device": device, "dtype": None if dtype is None else getattr(torch, dtype)}
-    try:
-        zoo.path(model)
-    except ValueError:  # no name of the zoo; where only the weights are missing, its own sentence goes out
-        sync = SyncPipeline.from_pretrained(model, controlnet=controlnet, solver=chosen or "auto", **placed)
-    else:
-        if controlnet is not None:
-            raise ValueError(f"controlnet was given, but --model {model} of the zoo takes none: leave it out.")
-        sync = SyncPipeline.from_zoo(model, solver=chosen, **placed)
-    if low_memory:
-        save_memory(sync.pipe)
-    return sync
-
-
-def _options(
-    negative: str | None,
-    method: str,
-    preset: str | None,
-    steps: int,
-    guidance: float | None,
-    max_batch: int | None,
-    seed: int | None,
-) -> Options:
-    return {
-        "negative_prompt": negative,
-        "method": method,
-        "preset": preset,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_batch": "auto" if max_batch is None else max_batch,
-        "seed": seed,
-    }
-
-
-def _save(out: SyncPipelineOutput, path: Path, model: str, sync: SyncPipeline, panorama: bool = False) -> None:
-    metadata = _metadata(out, model, sync)
-    image = out.images[0]
-    shallow = f" ({out.stats.shallow} of them shallow)" if out.stats.shallow else ""
-    save_picture(image, path, metadata, panorama=panorama)
-    typer.echo(
-        f"{path}: {image.width}x{image.height} pixels, {out.parameters['method']}, seed {out.parameters['seed']}, "
-        f"{out.stats.evaluations} view-evaluations{shallow} in {out.stats.seconds:.1f} s"
-    )
-
-
-def _metadata(out: SyncPipelineOutput, model: str, sync: SyncPipeline) -> dict[str, Any]:
-    versions = {name: version(name) for name in ("fastsync", "torch", "diffusers", "transformers")}
-    # The model under the name that --model takes.
-    return {**out.parameters, "model": model, "device": sync.pipe._execution_device.type, "versions": versions}

@@ -4,22 +4,87 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from .errors import shown
+from .errors import check_device, shown
+
+Name = str | os.PathLike[str]
 
 
-def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:
-    """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
+def load_pipeline(
+    name_or_path: Name,
+    controlnet: Name | Sequence[Name] | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> Any:
+    """A pipeline on its device, with its ControlNets; arguments as of :meth:`fastsync.SyncPipeline.from_pretrained`."""
     import diffusers
 
-    # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
-    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
-    keyword = "dtype" if release >= (0, 42) else "torch_dtype"
+    model = _name("name_or_path", name_or_path)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = check_device("device", device)
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
+    listed = controlnet if isinstance(controlnet, (list, tuple)) else [controlnet]
+    if not listed:
+        raise ValueError("controlnet must be one or more folders or models' names, got an empty list: pass None.")
+    names = [] if controlnet is None else [_name("controlnet", name) for name in listed]
+    nets = [load(diffusers.AutoModel, "controlnet", name, dtype, "ControlNet") for name in names]
+    pipe = load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
+    if nets:
+        pipe = with_controlnets(pipe, nets, dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def with_controlnets(pipe: Any, nets: Sequence[Any], dtype: torch.dtype) -> Any:
+    """The pipeline of diffusers' that has a pipeline's parts and ControlNets beside them, one or several.
+
+    Diffusers names it after the pipeline's own class, which is all that is known of it here: ``FluxPipeline`` and
+    ``FluxControlNetPipeline``.
+
+    Raises:
+        ValueError: there is none, or it takes ControlNets of another class.
+    """
+    import diffusers
+
+    classes = [type(net).__name__ for net in nets]
+    kind = "ControlNetUnion" if "ControlNetUnionModel" in classes else "ControlNet"
+    own = type(pipe).__name__
+    name = re.sub(r"(Img2Img|Inpaint)?Pipeline$", rf"{kind}\1Pipeline", re.sub("ControlNet(Union)?", "", own))
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise ValueError(
+            f"controlnet was given for {own}, and diffusers has no such pipeline with a ControlNet ({name}): leave "
+            "controlnet out, or take a model of another family."
+        )
+    taken = [kind.__name__ for kind in found._get_signature_types()["controlnet"] if "Multi" not in str(kind)]
+    other = [name for name in classes if name not in taken]
+    if other:
+        raise ValueError(
+            f"{name} takes a ControlNet of class {taken[0]}, got {other[0]}: pass one that was trained for this model."
+        )
     try:
-        return kind.from_pretrained(model, **{keyword: dtype}, **parts)
+        made = found.from_pipe(pipe, controlnet=nets[0] if len(nets) == 1 else list(nets), **{_keyword(): dtype})
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} could not be made of {own} and {len(nets)} ControlNets ({shown(reason)}): check that they belong "
+            "together, and how many it takes."
+        ) from error
+    return made
+
+
+def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str) -> Any:
+    """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
+    try:
+        return kind.from_pretrained(model, **{_keyword(): dtype})
     except (OSError, ValueError, AttributeError, ImportError) as error:
         # The libraries' own messages run over many sentences (all of them stay in the chained error).
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -34,3 +99,17 @@ def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **
             f"{argument} {shown(model)} could not be loaded, {found} ({reason}): check the name, or use "
             "SyncPipeline.from_zoo()."
         ) from error
+
+
+def _name(argument: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a folder or a model's name, got {shown(value)}.")
+    return os.fspath(value)
+
+
+def _keyword() -> str:
+    """diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one."""
+    import diffusers
+
+    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
+    return "dtype" if release >= (0, 42) else "torch_dtype"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from .errors import shape_text, shown
+from .pictures import read_image
 
 
 def read_masks(masks: Sequence[Any], size: tuple[int, int]) -> torch.Tensor:
@@ -29,15 +29,7 @@ def read_masks(masks: Sequence[Any], size: tuple[int, int]) -> torch.Tensor:
 
 def _read(mask: Any, name: str) -> torch.Tensor:
     if isinstance(mask, (str, os.PathLike)):
-        if not Path(mask).is_file():
-            raise FileNotFoundError(f"{name}: there is no file {os.fspath(mask)}.")
-        try:
-            with Image.open(mask) as image:
-                return _read(image.copy(), name)
-        except UnidentifiedImageError as error:
-            raise ValueError(
-                f"{name}: {os.fspath(mask)} is no picture that Pillow can read: save it as PNG."
-            ) from error
+        mask = read_image(mask, name)
     if isinstance(mask, Image.Image):
         alpha = mask.getchannel("A") if mask.mode in ("RGBA", "LA") else None
         clear = alpha is not None and int(np.array(alpha).min()) < 255

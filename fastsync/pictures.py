@@ -1,16 +1,28 @@
 """Pictures on disk, with what is needed to make them again."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from .files import check_writable, replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def read_image(path: str | os.PathLike[str], name: str) -> Image.Image:
+    """The picture in a file; messages begin with `name`. Raises `FileNotFoundError` and `ValueError`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{name}: there is no file {os.fspath(path)}.")
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: {os.fspath(path)} is no picture that Pillow can read: save it as PNG.") from error
 
 
 def check_picture_path(path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -9,20 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from . import priors, zoo
+from . import controls, priors, zoo
 from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
 from .diffusion import SolverChoice
-from .errors import check_choice, check_device, check_int, shown
+from .errors import check_choice, check_int, shown
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
 from .guidance import Guidance
-from .loading import load
+from .loading import Name, load_pipeline
 from .masks import read_masks
+from .metadata import recorded
 from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
 from .sampler import SyncOutput
-from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
+from .task import Options, SyncPipelineOutput, brings_embeddings, check_options, check_prompts, method_of, run
 from .texture import TEXTURE_SIZE, Agreement, SyncTextureOutput, TextureOptions, texture
 
 if TYPE_CHECKING:
@@ -74,9 +76,11 @@ class SyncPipeline:
         check_choice("solver", solver, ("auto", "ddim"))
         self._solver: SolverChoice = solver
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
-        prior = self._prior()  # refuses early what no task could use
-        self.guidance_scale = prior.default_guidance if guidance_scale is None else guidance_scale
-        Guidance.of(self.guidance_scale)  # refuses early what is no guidance
+        self.guidance_scale = guidance_scale
+        # Refuse early what no task could use, and what is no guidance.
+        self._prior()
+        if guidance_scale is not None:
+            Guidance.of(guidance_scale)
 
     @classmethod
     def from_zoo(
@@ -108,7 +112,7 @@ class SyncPipeline:
         cls,
         name_or_path: str | os.PathLike[str],
         *,
-        controlnet: str | os.PathLike[str] | None = None,
+        controlnet: Name | Sequence[Name] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         solver: SolverChoice = "auto",
@@ -119,50 +123,40 @@ class SyncPipeline:
 
         Args:
             name_or_path: a folder in diffusers' format, or a model's name on the hub.
-            controlnet: likewise, a ControlNet of depth for this Stable Diffusion model, which :meth:`texture` needs.
+            controlnet: likewise, a ControlNet for this model, or several, of any family that diffusers has a pipeline
+                for. :meth:`texture` needs one of depth; the other tasks take a ``control_image``.
             device: CUDA where there is one, else the CPU, if None.
             dtype: float16 on CUDA, float32 on the CPU, if None.
             solver, compile, attention: as in the constructor.
 
         Raises:
-            ValueError: the model is neither a folder nor to be had from the hub, or its pipeline is not supported.
+            ValueError: the model is neither a folder nor to be had from the hub, its pipeline is not supported, or has
+                no form with such a ControlNet.
         """
-        import diffusers
-
-        if not isinstance(name_or_path, (str, os.PathLike)):
-            raise TypeError(f"name_or_path must be a folder or a model's name, got {shown(name_or_path)}.")
-        model = os.fspath(name_or_path)
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = check_device("device", device)
-        if dtype is None:
-            dtype = torch.float16 if device.type == "cuda" else torch.float32
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(dtype)}: pass torch.float32.")
-        if controlnet is None:
-            pipe = load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
-        else:
-            if not isinstance(controlnet, (str, os.PathLike)):
-                raise TypeError(f"controlnet must be a folder or a model's name, got {shown(controlnet)}.")
-            net = load(diffusers.ControlNetModel, "controlnet", os.fspath(controlnet), dtype, "ControlNet")
-            pipe = load(diffusers.StableDiffusionControlNetPipeline, "model", model, dtype, "pipeline", controlnet=net)
-        pipe.set_progress_bar_config(disable=True)
-        pipe = pipe.to(device)
+        pipe = load_pipeline(name_or_path, controlnet, device, dtype)
         # Forward and backward are 7 to 10 % faster in this layout on a CPU; on a GPU nobody has measured it.
-        return cls(pipe, solver=solver, compile=compile, attention=attention, channels_last=device.type == "cpu")
+        on_cpu = pipe.device.type == "cpu"
+        return cls(pipe, solver=solver, compile=compile, attention=attention, channels_last=on_cpu)
 
-    def _prior(self, window: tuple[int, int] | None = None, **settings: Any) -> PipelinePrior:
-        return priors.wrap(self.pipe, window=window, runtime=self._runtime, solver=self._solver, **settings)
+    def _prior(self, options: Options | None = None, **settings: Any) -> PipelinePrior:
+        """The pipeline's prior for a task with these options."""
+        given = options or {}
+        settings = {"window": given.get("window"), "pipe_kwargs": given.get("pipe_kwargs"), **settings}
+        return priors.wrap(self.pipe, runtime=self._runtime, solver=self._solver, **settings)
+
+    @property
+    def prior(self) -> PipelinePrior:
+        """What the tasks sample from, at the pipeline's own size; its ``repr`` says what is known of the pipeline."""
+        return self._prior()
 
     @property
     def window_pixels(self) -> tuple[int, int]:
-        """(height, width) of one view in pixels: the size that the model was trained at."""
-        prior = self._prior()
-        return prior.window[0] * prior.scale, prior.window[1] * prior.scale
+        """(height, width) of one view in pixels where a task is given no ``window``: the pipeline's own size."""
+        return self.prior.window_pixels
 
     def wide(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -170,10 +164,10 @@ class SyncPipeline:
         loop: bool | Literal["x", "y", "xy"] = False,
         **options: Unpack[Options],
     ) -> SyncPipelineOutput:
-        """A picture of any size from overlapping windows of the model's own size.
+        """A picture of any size from overlapping windows.
 
         Args:
-            prompt: one for all windows, or one a window (row-major).
+            prompt: one for all windows, or one a window (row-major); None with embeddings in ``pipe_kwargs``.
             height, width: of the picture in pixels, at least the window's; by default one window high and four wide.
                 Any size: the last window is flush with the border, and pixels that do not fill a latent cell are cut
                 (where ``loop`` closes the picture the side must fill its cells, or the cut would be seen).
@@ -183,7 +177,7 @@ class SyncPipeline:
             **options: :class:`fastsync.Options`.
         """
         check_options("wide", options)
-        prior = self._prior()
+        prior = self._prior(options)
         scale, (h, w) = prior.scale, prior.window
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
@@ -191,7 +185,7 @@ class SyncPipeline:
             if side < cells * scale:
                 raise ValueError(
                     f"{name} must be at least the model's window of {cells * scale} pixels, got {side}: ask for a "
-                    "larger picture and crop it."
+                    "larger picture and crop it, or for a smaller window=."
                 )
         overlap = min(h, w) * scale // 4 if overlap is None else check_int("overlap", overlap, minimum=0)
         cells = -(-overlap // scale)
@@ -208,17 +202,17 @@ class SyncPipeline:
                     f"{name} must be a multiple of {scale} pixels (a latent cell) with loop={loop!r}, got {side}: use "
                     f"{side - side % scale} or {side - side % scale + scale}."
                 )
-        places = [(y * scale, x * scale) for y, x in canvas.origins]
+        prompts, image = check_prompts(prompt, canvas.num_views, "window", options), options.get("control_image")
         return run(
             prior,
             canvas,
             method_of(options),
-            check_prompts(prompt, canvas.num_views, "window"),
+            prompts,
             lambda out: _decode(prior, out.canvas, canvas.period)[..., :height, :width],
             {
                 "task": "wide",
                 "model": self.name,
-                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "prompt": recorded(prompt),
                 "height": height,
                 "width": width,
                 "overlap": overlap,
@@ -226,12 +220,15 @@ class SyncPipeline:
             },
             self.guidance_scale,
             options,
-            lambda cond, uncond, _: prior.with_places(cond, uncond, places, (height, width)),
+            places=[(y * scale, x * scale) for y, x in canvas.origins],
+            size=(height, width),
+            control=None if image is None else controls.of_windows(image, canvas, scale, (height, width)),
+            view="window",
         )
 
     def panorama(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         width: int | None = None,
         poles: bool = False,
@@ -244,7 +241,7 @@ class SyncPipeline:
         then painted onto the sphere.
 
         Args:
-            prompt: one for all cameras, or one a camera.
+            prompt: one for all cameras, or one a camera; None with embeddings in ``pipe_kwargs``.
             width: 360° in pixels, an even number; by default as fine as the views are in their middle.
             poles: look up and down as well: the whole sphere, with eight more views. Else the views look around the
                 horizon, and the picture is the band that they show at every azimuth.
@@ -254,19 +251,19 @@ class SyncPipeline:
         check_options("panorama", options)
         if cameras is not None and poles:
             raise ValueError("poles and cameras were both given: add fastsync.canvases.POLES to your cameras.")
-        prior, method = self._prior(), method_of(options)
+        prior, method = self._prior(options), method_of(options)
         if cameras is None:
             # StochSync alternates between sets of views side by side. All others go round the horizon, each view with
             # room between its neighbours, in which the last one passes from the one before it to the first.
             cameras = (CAMERAS if method.prefers_pixels else ring(8, fov=65.0)) + (POLES if poles else [])
         given = list(cameras)
         in_pixels = method.prefers_pixels and prior.scale > 1
-        window = self.window_pixels if in_pixels else prior.window
+        window = prior.window_pixels if in_pixels else prior.window
         rows = PanoramaCanvas.rows_for(given, window)
         canvas = PanoramaCanvas((rows, 2 * rows), given, window, units="pixels" if in_pixels else "cells")
         if width is None:
             # A pixel of a view's middle is 1 / focal length.
-            width = 2 * round(math.pi * max(focal(camera, self.window_pixels) for camera in canvas.cameras))
+            width = 2 * round(math.pi * max(focal(camera, prior.window_pixels) for camera in canvas.cameras))
         elif check_int("width", width, minimum=8) % 2:
             raise ValueError(f"width must be even, got {width}: use {width + 1}.")
         size = (int(width) // 2, int(width))
@@ -280,29 +277,35 @@ class SyncPipeline:
                 whole = int(0.97 * whole)  # less the last pixels of the views
             return picture[..., size[0] // 2 - whole : size[0] // 2 + whole, :] if whole else picture
 
+        prompts, image = check_prompts(prompt, canvas.num_views, "camera", options), options.get("control_image")
         return run(
             prior,
             canvas,
             method,
-            check_prompts(prompt, canvas.num_views, "camera"),
+            prompts,
             paint,
             {
                 "task": "panorama",
                 "model": self.name,
-                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "prompt": recorded(prompt),
                 "width": size[1],
                 "cameras": [list(camera) for camera in canvas.cameras],
             },
             self.guidance_scale,
             options,
+            control=None if image is None else controls.of_cameras(image, canvas, prior.window_pixels),
+            view="camera",
         )
 
-    def illusion(self, views: Sequence[tuple[str | View, str]], **options: Unpack[Options]) -> SyncPipelineOutput:
+    def illusion(
+        self, views: Sequence[tuple[str | View, str | None]], **options: Unpack[Options]
+    ) -> SyncPipelineOutput:
         """A picture that shows something else in each view: turned, flipped, taken apart.
 
         Args:
             views: ``[(view, prompt), ...]``, two or more; a view is a name of ``fastsync.IllusionCanvas`` or a
-                :class:`fastsync.View`. The first is usually ``"identity"``.
+                :class:`fastsync.View`. The first is usually ``"identity"``. All prompts are None with embeddings in
+                ``pipe_kwargs``.
             **options: :class:`fastsync.Options`. ``method="syncvc"`` is one for illusions here, ``SyncVC(inv_lambda=0,
                 kl_weight=100)``: where views share all of their cells, the defaults of wide pictures leave nothing of
                 the later views' prompts.
@@ -320,11 +323,12 @@ class SyncPipeline:
         for pair in views:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise TypeError(f"views must be pairs (view, prompt), got {shown(pair)}.")
-        prior = self._prior()
-        names = [view for view, _ in views]
+        prior = self._prior(options)
+        names, texts = [view for view, _ in views], [prompt for _, prompt in views]
+        prompts = check_prompts(None if texts == [None] * len(texts) else texts, len(texts), "view", options)
         canvas = IllusionCanvas(names, shape=prior.view_shape)
-        height, width = (side * prior.scale for side in prior.window)
-        pixels = IllusionCanvas(names, shape=(3, height, width), units="pixels")
+        pixels = IllusionCanvas(names, shape=(3, *prior.window_pixels), units="pixels")
+        image = options.get("control_image")
 
         def paint(out: SyncOutput) -> torch.Tensor:
             picture = prior.decode(out.canvas)
@@ -334,24 +338,25 @@ class SyncPipeline:
             prior,
             canvas,
             method_of(options, **_ILLUSIONS),
-            [prompt for _, prompt in views],
+            prompts,
             paint,
             {
                 "task": "illusion",
                 "model": self.name,
                 "views": [view.name for view in canvas.views],
-                "prompt": [prompt for _, prompt in views],
+                "prompt": texts,
             },
             self.guidance_scale,
             options,
+            control=None if image is None else controls.of_views(image, pixels),
         )
 
     def compose(
         self,
         masks: Any = None,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[str | None] | None = None,
         *,
-        regions: Sequence[tuple[Any, str]] | None = None,
+        regions: Sequence[tuple[Any, str | None]] | None = None,
         background: str = "",
         prompt: str | None = None,
         height: int | None = None,
@@ -363,12 +368,12 @@ class SyncPipeline:
         Args:
             masks, prompts: K prompts and K masks, each a file, PIL image, or array or tensor [H, W] in [0, 1] (or bool,
                 or bytes). White is the region. Soft and overlapping masks are legal; later ones lie over earlier ones.
+                No prompts with embeddings in ``pipe_kwargs``.
             regions: the same as ``[(mask, prompt), ...]``.
             background: what is seen where no mask is.
             prompt: of the whole picture, for the methods that have a view of it (SyncSDE, SyncVC); the others' joined
                 by commas if None.
-            height, width: in pixels; the model's own window if None. Other sizes ask the model for windows that it was
-                not trained at.
+            height, width: of the picture in pixels, which is one ``window``; the pipeline's own size if None.
             **options: :class:`fastsync.Options`.
         """
         check_options("compose", options)
@@ -376,31 +381,31 @@ class SyncPipeline:
             if masks is not None or prompts is not None:
                 raise ValueError("regions and masks or prompts were both given: pass one of them.")
             masks, prompts = [mask for mask, _ in regions], [text for _, text in regions]
-        if masks is None or prompts is None or len(masks) != len(prompts) or not len(masks):
-            count = [None if given is None else len(given) for given in (masks, prompts)]
+        embedded = brings_embeddings(options) and (prompts is None or all(text is None for text in prompts))
+        counts = [None if listed is None else len(listed) for listed in (masks, prompts)]
+        if not counts[0] or (counts[0] != counts[1] and not embedded):
             raise ValueError(
-                f"masks and prompts must be equally many, one or more, got {count[0]} masks and {count[1]} prompts: "
+                f"masks and prompts must be equally many, one or more, got {counts[0]} masks and {counts[1]} prompts: "
                 "pass regions=[(mask, prompt), ...]."
             )
-        window, prior = None, self._prior()
-        scale = prior.scale
         if height is not None or width is not None:
-            default = self.window_pixels
-            sides = [
-                default[n] if side is None else check_int(("height", "width")[n], side)
-                for n, side in enumerate((height, width))
-            ]
-            step = scale * prior.window_multiple
-            for name, side in zip(("height", "width"), sides, strict=True):
-                if side % step:
-                    raise ValueError(f"{name} must be a multiple of {step} pixels for this model, got {side}.")
-            window = (sides[0] // scale, sides[1] // scale)
-        prior = self._prior(window)
+            if options.get("window") is not None:
+                raise ValueError(
+                    "window and height or width were both given, and the picture is one window: pass one of them."
+                )
+            sides = self.window_pixels
+            options["window"] = (
+                sides[0] if height is None else check_int("height", height),
+                sides[1] if width is None else check_int("width", width),
+            )
+        prior = self._prior(options)
         canvas = MaskCanvas(read_masks(masks, prior.window))
         method = method_of(options)
-        texts = [background, *prompts]
-        if method.noise_use == "read":
+        given = None if embedded else [background, *(prompts or [])]
+        texts = check_prompts(given, 1 + len(masks), "region", options)
+        if texts is not None and method.noise_use == "read":
             texts.append(", ".join(text for text in texts if text) if prompt is None else prompt)
+        image = options.get("control_image")
         return run(
             prior,
             canvas,
@@ -412,19 +417,20 @@ class SyncPipeline:
                 "model": self.name,
                 "prompt": prompt,
                 "background": background,
-                "prompts": list(prompts),
+                "prompts": recorded(prompts),
                 "masks": [str(mask) if isinstance(mask, (str, os.PathLike)) else None for mask in masks],
-                "height": prior.window[0] * scale,
-                "width": prior.window[1] * scale,
+                "height": prior.window_pixels[0],
+                "width": prior.window_pixels[1],
             },
             self.guidance_scale,
             options,
+            control=None if image is None else controls.read_control(image, prior.window_pixels),
         )
 
     def texture(
         self,
         mesh: Any,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         cameras: Sequence[MeshCamera | tuple[float, ...]] | None = None,
         texture_size: int = TEXTURE_SIZE,
@@ -446,7 +452,8 @@ class SyncPipeline:
         Args:
             mesh: an OBJ, GLB, glTF, PLY, STL or OFF file, a trimesh object or a :class:`fastsync.geometry.Mesh`. Its
                 own texture coordinates are used where they give every point a texel of its own; others are made.
-            prompt: what the mesh is made of or shows; one for all cameras, or one a camera.
+            prompt: what the mesh is made of or shows; one for all cameras, or one a camera; None with embeddings in
+                ``pipe_kwargs``.
             cameras: :class:`fastsync.geometry.Camera` objects, or tuples (azimuth, elevation[, distance[, fov]]) in
                 degrees around the mesh, which is thought to fill the unit sphere, y up, its front towards +z. None:
                 eight around it and two from above.
@@ -463,9 +470,10 @@ class SyncPipeline:
                 together at the price of their detail; for methods that have all views in one batch, such as
                 ``"synctweedies"``, with ``max_batch=None``.
             conditioning_scale: how much a ControlNet's residuals count.
-            **options: :class:`fastsync.Options`, without ``output_type="latent"``. ``method="syncvc"`` has settings of
-                its own here, 3 iterations, and where pictures are compared ``SyncVC(iterations=3, lr=0.05,
-                inv_lambda=0, reward_weight=0, rewards=[SurfaceOverlap(sight)])``; method objects are taken as they are.
+            **options: :class:`fastsync.Options`, without ``output_type="latent"`` and ``control_image``, for which the
+                mesh's depth stands. ``method="syncvc"`` has settings of its own here, 3 iterations, and where pictures
+                are compared ``SyncVC(iterations=3, lr=0.05, inv_lambda=0, reward_weight=0,
+                rewards=[SurfaceOverlap(sight)])``; method objects are taken as they are.
 
         Returns:
             :class:`SyncTextureOutput`: the texture in ``images``; ``textured.save("out.glb")`` writes the mesh with it.
@@ -474,7 +482,8 @@ class SyncPipeline:
         given = TextureOptions(
             cameras, texture_size, view_prompts, reunwrap, rasterizer, agreement, shared_attention, conditioning_scale
         )
-        return texture(self._prior, self.name, mesh, prompt, given, self.guidance_scale, options)
+        make_prior = functools.partial(self._prior, options)
+        return texture(make_prior, self.name, mesh, prompt, given, self.guidance_scale, options)
 
 
 def _decode(prior: PipelinePrior, latents: torch.Tensor, period: tuple[int, int]) -> torch.Tensor:

@@ -32,6 +32,7 @@ def sample(
     num_inference_steps: int = 50,
     eta: float = 0.0,
     latents: torch.Tensor | None = None,
+    start: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     order: scheduling.Order | None = None,
     max_batch: int | Literal["auto"] | None = None,
@@ -57,6 +58,8 @@ def sample(
         latents: initial noise, of canvas shape [1, C, H, W] (projected to the views) or of view shape [N, C, h, w]
             (used as it is); drawn from ``generator`` in canvas shape if None. float64 stays float64 from end to end;
             lower precisions are carried in float32.
+        start: clean views [N, C, h, w] in the prior's sample units that the run begins from: their noise, ``latents``
+            or drawn, is added at the first time of the table. None: the run begins from noise alone.
         generator: makes the run repeatable, whatever the order and batches.
         order: ``"sequential"``, ``"batched"`` or ``"wavefront"`` (:mod:`fastsync.scheduling`); all give the same
             numbers up to floating-point batching effects. None takes the fastest that the method allows (with a
@@ -91,6 +94,7 @@ def sample(
         num_inference_steps=num_inference_steps,
         eta=eta,
         latents=latents,
+        start=start,
         generator=generator,
         order=order,
         max_batch=max_batch,

@@ -12,7 +12,7 @@ from .conditions import Conditions, check_alike, check_views
 from .diffusion import StepTable, is_vanishing
 from .errors import check_tensor, shape_text, shown
 from .guidance import Guidance
-from .methods.base import Method
+from .methods import Method, StochSync
 from .priors.base import Prior
 from .run import Run, decodes
 
@@ -148,11 +148,30 @@ def recordable(x: torch.Tensor) -> torch.Tensor:
         return x.clone() if x.is_inference() else x
 
 
-def state_dtype(prior: Prior, cond: Any, latents: Any) -> torch.dtype:
+def check_start(canvas: LinearCanvas, prior: Prior, method: Method, start: Any) -> None:
+    """TypeError or ValueError for clean views that a run of the method cannot begin from."""
+    if start is None:
+        return
+    expected = (canvas.num_views, *prior.view_shape)
+    if tuple(check_tensor("start", start).shape) != expected:
+        raise ValueError(
+            f"start must be clean views {shape_text(expected)}, got {shape_text(start.shape)}: encode a picture of "
+            "each view with prior.encode."
+        )
+    if isinstance(method, StochSync):
+        raise ValueError(
+            "start was given to StochSync, which takes the first states for noise alone and makes its own of it: use "
+            "another method, or leave start out."
+        )
+
+
+def state_dtype(prior: Prior, cond: Any, latents: Any, start: Any) -> torch.dtype:
     """States are float32, or float64 where the caller's tensors are."""
     if latents is not None:
         return torch.promote_types(check_tensor("latents", latents).dtype, torch.float32)
     dtype = torch.promote_types(prior.dtype, torch.float32)
+    if start is not None:
+        dtype = torch.promote_types(dtype, check_tensor("start", start).dtype)
     # Anything else is refused later, with a message.
     if isinstance(cond, (torch.Tensor, Mapping)) and not (isinstance(cond, torch.Tensor) and cond.ndim == 0):
         own = Conditions.of(cond).dtype
@@ -160,9 +179,12 @@ def state_dtype(prior: Prior, cond: Any, latents: Any) -> torch.dtype:
     return dtype
 
 
-def initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
-    """The first noisy views [N, C, h, w], from the caller's noise or the run's own."""
-    canvas, start = run.canvas, run.times.table.start
+def initial_views(run: Run, latents: torch.Tensor | None, start: torch.Tensor | None) -> torch.Tensor:
+    """The first noisy views [N, C, h, w], from the caller's noise or the run's own.
+
+    With clean views ``start`` [N, C, h, w] they are those with noise, ``a start + b noise`` at the table's first time.
+    """
+    canvas, table = run.canvas, run.times.table
     canvas_shape = (1, run.prior.view_shape[0], *canvas.size)
     views_shape = (canvas.num_views, *run.prior.view_shape)
     if latents is None:
@@ -178,4 +200,7 @@ def initial_views(run: Run, latents: torch.Tensor | None) -> torch.Tensor:
                 f"latents must be of {'' if run.in_pixels else f'canvas shape {shape_text(canvas_shape)} or of '}view "
                 f"shape {shape_text(views_shape)}, got {shape_text(latents.shape)}."
             )
-    return views if start == 1.0 else views * start
+    if start is not None:
+        clean = recordable(start).detach().to(run.device, run.dtype)
+        return table.a[0].to(run.dtype) * clean + table.b[0].to(run.dtype) * views
+    return views if table.start == 1.0 else views * table.start

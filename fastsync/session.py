@@ -26,6 +26,7 @@ from .sampling_checks import (
     check_generator,
     check_noise,
     check_parts,
+    check_start,
     check_table,
     check_view_shape,
     checked_conditions,
@@ -97,8 +98,8 @@ class Session:
     some milliseconds a step, and more where ``channels_last`` copies all convolution weights at each switch.
 
     Args:
-        prior, canvas, method, cond, uncond, guidance_scale, num_inference_steps, eta, latents, generator, max_batch,
-            fixed_batches, canvas_device, progress: as in :func:`fastsync.sample`.
+        prior, canvas, method, cond, uncond, guidance_scale, num_inference_steps, eta, latents, start, generator,
+            max_batch, fixed_batches, canvas_device, progress: as in :func:`fastsync.sample`.
         order: likewise; None takes the fastest order in which all views are at one step after each step, so that they
             may be replaced.
         previews: keep what ``state.views`` and ``state.x0`` need. False saves memory, and lets ``order=None`` be the
@@ -123,6 +124,7 @@ class Session:
         num_inference_steps: int = 50,
         eta: float = 0.0,
         latents: torch.Tensor | None = None,
+        start: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         order: scheduling.Order | None = None,
         max_batch: int | Literal["auto"] | None = None,
@@ -132,9 +134,10 @@ class Session:
         previews: bool = True,
     ) -> None:
         check_parts(prior, canvas, method)
-        dtype = state_dtype(prior, cond, latents)
+        dtype = state_dtype(prior, cond, latents, start)
         canvas = merging(canvas, method)
         check_view_shape(prior, canvas, method)
+        check_start(canvas, prior, method, start)
         guidance = Guidance.of(guidance_scale)
         given, given_uncond = checked_conditions(prior, canvas, cond, uncond, guidance)
         check_generator(generator)
@@ -151,7 +154,7 @@ class Session:
         sources = method.sources(canvas, views)
         level = scheduling.levels(sources, views)
         device = prior.device if canvas_device is None else check_device("canvas_device", canvas_device)
-        self.method, self._previews = method, previews
+        self.method, self._previews, self._begins = method, previews, "noise" if start is None else "noised views"
         self._plan = list(scheduling.plan(self.order, views, level, len(table), most))
         with self._counted(stats := Stats()), _plain():
             times = Timetable(table, device)
@@ -173,7 +176,7 @@ class Session:
                 prior, canvas, times, states, noise, network, stepper, sources, views, stats, num_inference_steps
             )
             self._bound = method.bind(self.run)
-            states.start(initial_views(self.run, latents))
+            states.start(initial_views(self.run, latents, start))
         self._position, self._done = 0, [0] * len(table)
         self._prepared = self._broken = False
         self._result: SyncOutput | None = None
@@ -387,6 +390,7 @@ class Session:
             "what views read": plain(run.sources, repr),
             "solver": self.method.solver_name(run.prior),
             "times": run.times.host_times.tolist(),
+            "what it begins from": self._begins,
             "noise of the steps": run.times.table.sigma.tolist(),
             "guidance": str(run.network.guidance),
             "conditions": run.network.told,

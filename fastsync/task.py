@@ -10,8 +10,9 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from .canvases import Canvas
-from .errors import check_choice, check_int, check_number, shown
+from .errors import check_choice, check_int, check_number, check_pair, shown
 from .guidance import Guidance
+from .metadata import recorded
 from .methods import (
     Independent,
     Method,
@@ -22,8 +23,9 @@ from .methods import (
     SyncTweedies,
     SyncVC,
 )
-from .priors import PipelinePrior
+from .priors import ByView, PipelinePrior, ViewRequest
 from .sampler import SyncOutput, sample
+from .sampling_checks import check_parts, merging
 from .scheduling import Order
 from .stats import Stats
 
@@ -36,7 +38,24 @@ METHODS: dict[str, type[Method]] = {
     "stochsync": StochSync,
     "independent": Independent,
 }
-# A task's part of the conditions: from those of the text (cond, uncond) and the run's generator to what a prior takes.
+# Arguments of a pipeline's call that the tasks make themselves, and the task's own argument for each.
+_TAKEN = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "height": "window",
+    "width": "window",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "eta": "eta",
+    "generator": "generator",
+    "latents": "latents",
+    "output_type": "output_type",
+    "num_images_per_prompt": "seed",
+    "return_dict": "output_type",
+    "callback_on_step_end": "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs": "callback_on_step_end_tensor_inputs",
+}
+# A task's part of the conditions: from what the prior is told (cond, uncond) and the run's generator to all of it.
 Conditioner = Callable[[Any, Any, torch.Generator], tuple[Any, Any]]
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
@@ -51,7 +70,17 @@ class Options(TypedDict, total=False):
         preset: ``"quality"`` (default), ``"balanced"`` or ``"fast"``, of the method ``"syncvc"``
             (:meth:`fastsync.SyncVC.preset`).
         negative_prompt, num_inference_steps (50), eta (0), generator, output_type ("pil"): as in diffusers.
-        guidance_scale: a number as in diffusers, or :class:`fastsync.Guidance`, which can rescale and has an interval.
+        guidance_scale: a number as in diffusers, or :class:`fastsync.Guidance`, which can rescale and has an interval;
+            the pipeline's own if None.
+        window: (height, width) of a view in pixels; the pipeline's own default size if None. Other sizes ask the model
+            for pictures that it may not have been trained at.
+        control_image: what a ControlNet is shown, a picture of the whole result: a file, PIL image, array [H, W(, C)]
+            or tensor [(C,) H, W] in [0, 1]. It has the result's size; files and PIL images of the same proportions are
+            resized. Each view sees its own part: windows are cropped out of it, cameras look at it (equirectangular,
+            any size), views of an illusion transform it. One channel is depth, from 0 (background) to 1 (nearest).
+        pipe_kwargs: whatever else the pipeline's own call takes, by name, such as ``{"clip_skip": 1}``;
+            :class:`fastsync.ByView` where views differ. With embeddings among them (``prompt_embeds``) a task's prompts
+            are None.
         latents: initial noise, of the canvas [1, C, H, W] or of each view [N, C, h, w], in the prior's cells.
         seed: makes the result repeatable (instead of ``generator``); drawn and recorded if neither is given.
         order, max_batch, canvas_device: as in :func:`fastsync.sample`, ``max_batch="auto"`` if not given.
@@ -66,6 +95,9 @@ class Options(TypedDict, total=False):
     negative_prompt: str | None
     num_inference_steps: int
     guidance_scale: float | Guidance | None
+    window: tuple[int, int] | None
+    control_image: Any
+    pipe_kwargs: Mapping[str, Any] | None
     eta: float
     seed: int | None
     generator: torch.Generator | None
@@ -139,65 +171,127 @@ def check_options(task: str, options: Options) -> None:
         raise ValueError(f"seed must be under 2**64, got {seed}: choose a smaller one.")
     if guidance is not None:
         Guidance.of(guidance)
+    if options.get("window") is not None:
+        check_pair("window", options["window"])
+    _check_pipe_kwargs(options.get("pipe_kwargs"))
     method_of(options)
 
 
-def check_prompts(prompt: str | Sequence[str], count: int, view: str) -> list[str]:
-    """One prompt for all views, or one a view; ``view`` is what the task calls one."""
+def _check_pipe_kwargs(given: Any) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(
+            f"pipe_kwargs must be a dictionary of arguments by name, got {shown(given)}: pass e.g. {{'clip_skip': 1}}."
+        )
+    for name in given:
+        if name in _TAKEN:
+            raise ValueError(
+                f"pipe_kwargs has {name!r}, which the task passes to the pipeline itself: use the task's own "
+                f"{_TAKEN[name]}=."
+            )
+
+
+def brings_embeddings(options: Options) -> bool:
+    """Whether the prompts are embedded already, among the arguments of the pipeline's own call."""
+    return any("embeds" in name for name in options.get("pipe_kwargs") or {})
+
+
+def check_prompts(
+    prompt: str | Sequence[str | None] | None, count: int, view: str, options: Options
+) -> list[str] | None:
+    """One prompt for all views, or one a view; ``view`` is what the task calls one. None: embeddings are given."""
+    if prompt is None and brings_embeddings(options):
+        return None
+    if prompt is None:
+        raise TypeError(
+            "prompt must be a string or a list of strings, got None: only embeddings take its place, "
+            "pipe_kwargs={'prompt_embeds': ...}."
+        )
     texts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+    found = [text for text in texts if isinstance(text, str)] if isinstance(texts, (list, tuple)) else None
+    if found is None or len(found) < len(texts):
         raise TypeError(f"prompt must be a string or a list of strings, got {shown(prompt)}.")
     if len(texts) not in (1, count):
         raise ValueError(
             f"prompt must be one or {count} strings (one a {view}), got {len(texts)}: the picture has {count} {view}s."
         )
-    return list(texts)
+    return found
 
 
 def run(
     prior: PipelinePrior,
     canvas: Canvas,
     method: Method,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | None,
     paint: Callable[[SyncOutput], torch.Tensor],
     parameters: Mapping[str, Any],
-    guidance_scale: float | Guidance,
+    guidance_scale: float | Guidance | None,
     options: Options,
+    *,
+    places: Sequence[tuple[int, int]] | None = None,
+    size: tuple[int, int] | None = None,
+    control: torch.Tensor | None = None,
+    view: str = "view",
     conditioner: Conditioner | None = None,
 ) -> SyncPipelineOutput:
     """Sample ``canvas`` and paint the result.
 
     Args:
-        prompts: one for all views, or one a view.
+        prompts: one for all views, or one a view; None where ``pipe_kwargs`` brings embeddings.
         paint: makes the pictures [n, 3, H, W], about [-1, 1], of the sampled output.
         parameters: of the task itself; those of the options are added.
-        guidance_scale: where the options give none.
-        conditioner: adds to the text's embeddings what else the prior is told; draws from the generator before the
-            sampler does.
+        guidance_scale: where the options give none; None for the pipeline's own.
+        places, size, control: of :class:`fastsync.priors.ViewRequest`.
+        view: what the task calls one.
+        conditioner: adds to the conditions what else the prior is told; draws from the generator before the sampler
+            does.
     """
     seed, generator = options.get("seed"), options.get("generator")
     if generator is None:
         seed = secrets.randbelow(2**32) if seed is None else int(seed)
         generator = torch.Generator().manual_seed(seed)
     chosen = options.get("guidance_scale")
-    guidance = Guidance.of(guidance_scale if chosen is None else chosen)
+    chosen = guidance_scale if chosen is None else chosen
     steps, eta = int(options.get("num_inference_steps", 50)), float(options.get("eta", 0.0))
     negative, callback = options.get("negative_prompt"), options.get("callback_on_step_end")
     output_type = options.get("output_type", "pil")
-    cond, uncond = prior.encode_prompt(list(prompts), negative)
+    pipe_kwargs = options.get("pipe_kwargs") or {}
+    check_parts(prior, canvas, method)
+    num_views = merging(canvas, method).num_views
+    for name, value in pipe_kwargs.items():
+        if isinstance(value, ByView) and len(value) != num_views:
+            raise ValueError(
+                f"pipe_kwargs[{name!r}] must have one value a {view}, got {len(value)} by view: the picture has "
+                f"{num_views} {view}s."
+            )
+    request = ViewRequest(
+        num_views=num_views,
+        prompts=prompts,
+        negative_prompt=negative,
+        guidance=None if chosen is None else Guidance.of(chosen),
+        places=places,
+        size=size,
+        control=control,
+        pipe_kwargs=pipe_kwargs,
+        seed=generator.initial_seed(),
+    )
     try:
-        given = (cond, uncond) if conditioner is None else conditioner(cond, uncond, generator)
-        told, told_uncond, applied = prior.guided(*given, guidance)
+        told = prior.told(request)
+        cond, uncond = told.cond, told.uncond
+        if conditioner is not None:
+            cond, uncond = conditioner(cond, uncond, generator)
         out = sample(
             prior,
             canvas,
             method,
-            cond=told,
-            uncond=told_uncond,
-            guidance_scale=applied,
+            cond=cond,
+            uncond=uncond,
+            guidance_scale=told.guidance,
             num_inference_steps=steps,
             eta=eta,
             latents=options.get("latents"),
+            start=told.start,
             generator=generator,
             order=options.get("order"),
             max_batch=options.get("max_batch", "auto"),
@@ -222,10 +316,14 @@ def run(
         "preset": options.get("preset"),
         "method_settings": method.recorded(repr),
         "num_inference_steps": steps,
-        "guidance_scale": guidance.scale,
-        "guidance_rescale": guidance.rescale,
-        "guidance_interval": list(guidance.interval),
+        "guidance_scale": told.guidance.scale,
+        "guidance_rescale": told.guidance.rescale,
+        "guidance_interval": list(told.guidance.interval),
         "eta": eta,
+        "window": list(prior.window_pixels),
+        "control_image": recorded(options.get("control_image")),
+        "pipe_kwargs": recorded(pipe_kwargs),
+        "prior": prior.way,
         "scheduler": prior.schedule.scheduler_name,
         "solver": out.solver,
         "seed": seed,

@@ -15,8 +15,9 @@ from .errors import check_choice, check_int, check_number, shown
 from .geometry import Camera, TexturedMesh, depth_maps, unwrap
 from .geometry.sight import Rasterizer
 from .guidance import Guidance
+from .metadata import recorded
 from .methods import Method
-from .priors import DepthConditioned, PipelinePrior
+from .priors import PipelinePrior
 from .priors.backdrop import BackdropPrior
 from .rewards import SurfaceOverlap
 from .sampler import SyncOutput
@@ -69,16 +70,16 @@ def texture(
     make_prior: Callable[..., PipelinePrior],
     name: str,
     mesh: Any,
-    prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None,
     given: TextureOptions,
-    guidance_scale: float | Guidance,
+    guidance_scale: float | Guidance | None,
     options: Options,
 ) -> SyncTextureOutput:
     """As :meth:`fastsync.SyncPipeline.texture`.
 
     Args:
-        make_prior: a pipeline's prior, with ``conditioning_scale`` and ``neighbours`` as :func:`fastsync.priors.wrap`
-            takes them.
+        make_prior: a pipeline's prior for the options' window, with ``conditioning_scale`` and ``neighbours`` as
+            :func:`fastsync.priors.wrap` takes them.
         name: of the model, for the output's parameters.
     """
     if options.get("output_type") == "latent":
@@ -86,10 +87,14 @@ def texture(
             "output_type must be 'pil', 'np' or 'pt' for a texture, got 'latent', which has no texture: the sampled "
             "views are in the output's views anyway."
         )
+    if options.get("control_image") is not None:
+        raise ValueError(
+            "control_image was given to texture(), which shows the model the mesh's own depth: leave it out."
+        )
     prior = _depth_prior(make_prior, given)
     progress, scale = options.get("progress", True), prior.scale
     placed = unwrap(mesh, reunwrap=given.reunwrap, progress=progress)
-    pixels = (prior.window[0] * scale, prior.window[1] * scale)
+    pixels = prior.window_pixels
     # What a texture is made of in the end; and what tells the model of the mesh.
     fine = MeshCanvas(
         placed, given.cameras, view_size=pixels, rasterizer=given.rasterizer, progress=progress, units="pixels"
@@ -106,23 +111,20 @@ def texture(
         canvas = MeshCanvas(placed, fine.cameras, view_size=prior.window, rasterizer=given.rasterizer)
     if given.shared_attention:
         prior = _depth_prior(make_prior, given, neighbours=nearest_views(fine.cameras))
-    texts = check_prompts(prompt, canvas.num_views, "camera")
-    if given.view_prompts and len(texts) == 1:
+    texts = check_prompts(prompt, canvas.num_views, "camera", options)
+    if given.view_prompts and texts is not None and len(texts) == 1:
         texts = [f"{texts[0]}, {camera.side} view" for camera in canvas.cameras]
     beside = torch.nn.functional.max_pool2d(fine.foreground.float(), scale) == 0
 
     over = BackdropPrior(prior)
 
-    def conditioner(
-        cond: torch.Tensor, uncond: torch.Tensor, generator: torch.Generator
-    ) -> tuple[Conditions | None, Conditions | None]:
+    def conditioner(cond: Any, uncond: Any, generator: torch.Generator) -> tuple[Conditions | None, Conditions | None]:
         colours = torch.rand(canvas.num_views, 3, 1, 1, generator=generator, device=generator.device)
         flat = (2 * colours - 1).expand(-1, -1, *pixels).to(prior.device)
         with torch.no_grad():
             grounds = torch.cat([prior.encode(part).float() for part in flat.split(4)])
-        told = prior.with_control(cond, uncond, depth_maps(fine.sight).to(prior.device))
         where = beside.to(prior.device)  # one tensor for both halves
-        both = [c if c is None else over.with_backdrop(c, grounds, where) for c in told]
+        both = [c if c is None else over.with_backdrop(c, grounds, where) for c in (cond, uncond)]
         return both[0], both[1]
 
     found: dict[str, torch.Tensor] = {}
@@ -144,7 +146,7 @@ def texture(
             "model": name,
             "mesh": str(mesh) if isinstance(mesh, str) or hasattr(mesh, "__fspath__") else type(mesh).__name__,
             "mesh_digest": placed.digest,
-            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "prompt": recorded(prompt),
             "cameras": [_plain(camera) for camera in canvas.cameras],
             "texture_size": int(given.texture_size),
             "view_prompts": given.view_prompts,
@@ -156,7 +158,9 @@ def texture(
         },
         guidance_scale,
         options,
-        conditioner,
+        control=depth_maps(fine.sight),
+        view="camera",
+        conditioner=conditioner,
     )
     return SyncTextureOutput(
         **vars(out),
@@ -165,9 +169,9 @@ def texture(
     )
 
 
-def _depth_prior(make_prior: Callable[..., PipelinePrior], given: TextureOptions, **asked: Any) -> DepthConditioned:
+def _depth_prior(make_prior: Callable[..., PipelinePrior], given: TextureOptions, **asked: Any) -> PipelinePrior:
     prior = make_prior(conditioning_scale=given.conditioning_scale, **asked)
-    if not isinstance(prior, DepthConditioned):
+    if not prior.takes_control:
         raise ValueError(
             "texture() needs a model that is shown the mesh's depth, and this one is not: use "
             "SyncPipeline.from_zoo('scenes-depth'), or from_pretrained(model, controlnet=a ControlNet of depth)."

@@ -12,7 +12,7 @@ from .. import ops
 from ..errors import check_choice, check_pair, shown
 from .base import Units
 from .resampled import ResampledCanvas, covered
-from .surfaces import SURFACES, Camera, focal
+from .surfaces import SURFACES, Camera, Surface, focal
 
 UNSEEN = 1e-6  # weight up to which a cell counts as not seen: rounding
 RADIUS = 6  # cells around a pixel's own one among which it looks for noise that no other pixel of its view has
@@ -82,24 +82,12 @@ class PanoramaCanvas(ResampledCanvas):
         self.cameras = [self._surface.checked(camera, self.window) for camera in cameras]
         places = [self._surface.look(camera, self.window) for camera in self.cameras]
         row, column = (torch.stack(part) for part in zip(*places, strict=True))
-        index, weight = self._bilinear(row, column)
-        taps = ops.Taps(index.int(), weight.float(), self.size).sort()
+        taps = _bilinear(self._surface, row, column).sort()
         own = [self._own_cells(*place, camera) for place, camera in zip(places, self.cameras, strict=True)]
         between = self._between_pixels(covered(taps))
         super().__init__(self.size, self.window, taps, torch.stack(own), *between, unseen=UNSEEN, units=units)
 
     # ---- tables -------------------------------------------------------------------------------------------------
-
-    def _bilinear(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Flat cells int64 and weights float64 [..., 4] around fractional places [...]."""
-        top, left = row.floor(), column.floor()
-        down, right = row - top, column - left
-        index, weight = [], []
-        for dy, part_y in ((0, 1 - down), (1, down)):
-            for dx, part_x in ((0, 1 - right), (1, right)):
-                index.append(self._surface.flat(top.long() + dy, left.long() + dx))
-                weight.append(part_y * part_x)
-        return torch.stack(index, -1), torch.stack(weight, -1)
 
     def _own_cells(self, row: torch.Tensor, column: torch.Tensor, camera: Camera) -> torch.Tensor:
         """For each pixel of a view a cell int64 [h, w] near its place that no other pixel has."""
@@ -192,6 +180,22 @@ class PanoramaCanvas(ResampledCanvas):
             total, weights = total + weight * read, weights + weight
         return total / weights.where(weights > 0, 1), weights > 0
 
+    def look(self, picture: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
+        """What the cameras see of a picture of the same surface, at any resolution: the way back of :meth:`paint`.
+
+        Args:
+            picture: [1, C, H', W'].
+            window: (h, w) of the result's views, in the views' proportions, the canvas's own if None.
+
+        Returns:
+            Views [N, C, h, w], bilinear.
+        """
+        surface = SURFACES[self.surface]((picture.shape[-2], picture.shape[-1]))
+        size = self.window if window is None else check_pair("window", window)
+        places = [surface.look(camera, size) for camera in self.cameras]
+        row, column = (torch.stack(part) for part in zip(*places, strict=True))
+        return ops.resample(picture, _bilinear(surface, row, column).to(picture.device))
+
     @staticmethod
     def rows_for(cameras: Sequence[Camera], window: tuple[int, int]) -> int:
         """How many rows H make the cells of a canvas H x 2 H about as small as the views' smallest pixels."""
@@ -205,6 +209,18 @@ class PanoramaCanvas(ResampledCanvas):
     def _read(self, i: int, j: int) -> torch.Tensor:
         inside, y, x = self._surface.between(self.cameras[i], self.cameras[j], self.window)
         return torch.where(inside, (y.round() * self.window[1] + x.round()).long(), -1)
+
+
+def _bilinear(surface: Surface, row: torch.Tensor, column: torch.Tensor) -> ops.Taps:
+    """The four cells and weights around fractional places [N, h, w] of a surface."""
+    top, left = row.floor(), column.floor()
+    down, right = row - top, column - left
+    index, weight = [], []
+    for dy, part_y in ((0, 1 - down), (1, down)):
+        for dx, part_x in ((0, 1 - right), (1, right)):
+            index.append(surface.flat(top.long() + dy, left.long() + dx))
+            weight.append(part_y * part_x)
+    return ops.Taps(torch.stack(index, -1).int(), torch.stack(weight, -1).float(), surface.size)
 
 
 _NEAR = range(-RADIUS, RADIUS + 1)

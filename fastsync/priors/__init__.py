@@ -2,18 +2,18 @@
 
 from .attention import Attention, AttentionSwitch
 from .backdrop import BackdropPrior
-from .base import DepthConditioned, PipelinePrior, Prediction, Prior
+from .base import PipelinePrior, Prediction, Prior
 from .codecs import Codec, VaeCodec
 from .compiling import Compile, Compiler
 from .controlnet import ControlNetPrior
 from .deepfloyd import DeepFloydPrior
 from .depth import DepthPrior
 from .diffusers_unet import DiffusersPrior
-from .flux import FluxPrior
 from .function import FunctionPrior
+from .probed import ProbedPrior
 from .registry import register
+from .request import ByView, Told, ViewRequest
 from .runtime import Runtime, save_memory
-from .sdxl import SDXLPrior
 from .shared_attention import NeighbourLists, view_ring
 from .wrapping import wrap
 
@@ -21,23 +21,24 @@ __all__ = [
     "Attention",
     "AttentionSwitch",
     "BackdropPrior",
+    "ByView",
     "Codec",
     "Compile",
     "Compiler",
     "ControlNetPrior",
     "DeepFloydPrior",
-    "DepthConditioned",
     "DepthPrior",
     "DiffusersPrior",
-    "FluxPrior",
     "FunctionPrior",
     "NeighbourLists",
     "PipelinePrior",
     "Prediction",
     "Prior",
+    "ProbedPrior",
     "Runtime",
-    "SDXLPrior",
+    "Told",
     "VaeCodec",
+    "ViewRequest",
     "register",
     "save_memory",
     "view_ring",

@@ -10,9 +10,9 @@ import torch
 from ..conditions import Conditions
 from ..diffusion import StepTable
 from ..errors import shown
-from ..guidance import Guidance
 from .base import PipelinePrior, Prior
 from .codecs import OPEN
+from .request import Told, ViewRequest
 from .reuse import DeepFeatures
 
 BACKDROP, BESIDE = "backdrop", "beside"  # names among the conditions
@@ -39,6 +39,7 @@ class BackdropPrior(PipelinePrior):
             )
         self.prior, self.schedule = prior, prior.schedule
         self.codec, self.runtime, self.condition_name = prior.codec, prior.runtime, prior.condition_name
+        self.takes_control = isinstance(prior, PipelinePrior) and prior.takes_control
 
     def with_backdrop(self, conditions: Any, backdrop: torch.Tensor, beside: torch.Tensor) -> Conditions:
         """Conditions of this prior.
@@ -106,6 +107,10 @@ class BackdropPrior(PipelinePrior):
         return self._family.window
 
     @property
+    def way(self) -> str:  # type: ignore[override]
+        return self._family.way
+
+    @property
     def view_shape(self) -> tuple[int, int, int]:
         return self.prior.view_shape
 
@@ -130,14 +135,21 @@ class BackdropPrior(PipelinePrior):
     def decode(self, latents: torch.Tensor, closed: tuple[bool, bool] = OPEN) -> torch.Tensor:
         return self.prior.decode(latents, closed)
 
+    def told(self, request: ViewRequest) -> Told:
+        """What the prior that is asked is told; its conditions lack the backdrop (:meth:`with_backdrop`)."""
+        return self._family.told(request)
+
     def encode_prompt(self, prompt: Any, negative_prompt: Any = None) -> tuple[Any, Any]:
         return self._family.encode_prompt(prompt, negative_prompt)
 
-    def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
-        return self._family.guided(cond, uncond, guidance)
+    def with_control(self, cond: Any, uncond: Any, control: torch.Tensor) -> tuple[Any, Any]:
+        return self._family.with_control(cond, uncond, control)
 
     def deep_features(self) -> DeepFeatures:
         return self.prior.deep_features()
 
     def sampling(self) -> AbstractContextManager[None]:
         return self.prior.sampling()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} around {self.prior!r}"

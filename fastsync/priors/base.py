@@ -12,9 +12,10 @@ import torch
 from .. import ops
 from ..conditions import ANONYMOUS, Conditions, joined
 from ..diffusion import NoiseSchedule, StepTable
-from ..errors import shown
+from ..errors import shape_text, shown
 from ..guidance import Guidance, rescaled
 from .codecs import OPEN, PIXELS, Codec
+from .request import Told, ViewRequest
 from .reuse import DeepFeatures
 from .runtime import Runtime, networks_of
 
@@ -233,6 +234,8 @@ class PipelinePrior(Prior):
         window_multiple: what a window's sides should be multiples of, in those units.
         compiled: whether the network runs compiled while it samples, for which batches should have few sizes.
         default_guidance: the pipeline's own ``guidance_scale`` where the caller gives none.
+        takes_control: whether the network is shown a picture of each view, as a ControlNet is.
+        way: how the pipeline is asked, in a word, for records of a run: by an adapter of its class, or otherwise.
         needed_conditions, known_conditions: names of the conditions that a call must have, and of all that it may have.
     """
 
@@ -241,6 +244,8 @@ class PipelinePrior(Prior):
     window_multiple: int = 1
     condition_name = "text"
     default_guidance: ClassVar[float] = 7.5
+    takes_control: bool = False
+    way: ClassVar[str] = "adapter"
     needed_conditions: tuple[str, ...] = ("text",)
     known_conditions: tuple[str, ...] = ("text",)
 
@@ -263,11 +268,68 @@ class PipelinePrior(Prior):
     def compiled(self) -> bool:
         return self.runtime.compile != "off"
 
+    @property
+    def window_pixels(self) -> tuple[int, int]:
+        """(height, width) of a view in pixels."""
+        return self.window[0] * self.scale, self.window[1] * self.scale
+
+    def told(self, request: ViewRequest) -> Told:
+        """What the network is told of all views of a task, and how it is guided.
+
+        The one way in which a task gets conditions. By default they are made by :meth:`encode_prompt`,
+        :meth:`with_control`, :meth:`with_places` and :meth:`guided`, in this order.
+
+        Raises:
+            ValueError: the request asks for something that this prior cannot tell its network, or leaves out what the
+                network needs.
+        """
+        name = type(self.pipe).__name__
+        if request.pipe_kwargs:
+            raise ValueError(
+                f"pipe_kwargs has {', '.join(map(repr, request.pipe_kwargs))}, but {type(self).__name__} does not make "
+                f"the call of {name} and has no use for them: leave pipe_kwargs out."
+            )
+        if request.prompts is None:
+            raise ValueError(
+                f"prompt must be a string or a list of strings, got None: {type(self).__name__} has nothing else to "
+                f"tell {name}."
+            )
+        if self.takes_control and request.control is None:
+            raise ValueError(
+                f"{name} is shown a picture of each view beside the prompt, got none: pass control_image=, or "
+                "load the model without its ControlNet."
+            )
+        cond, uncond = self.encode_prompt(list(request.prompts), request.negative_prompt)
+        if request.control is not None:
+            cond, uncond = self.with_control(cond, uncond, request.control.to(self.device))
+        if request.places is not None:
+            size = self.window_pixels if request.size is None else request.size
+            cond, uncond = self.with_places(cond, uncond, request.places, size)
+        guidance = Guidance(self.default_guidance) if request.guidance is None else request.guidance
+        return Told(*self.guided(cond, uncond, guidance))
+
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
     ) -> tuple[Any, Any]:
         """Conditions ``(cond, uncond)`` of prompts, as :func:`fastsync.sample` takes them."""
         raise NotImplementedError(f"{type(self).__name__} must override encode_prompt().")
+
+    def with_control(self, cond: Any, uncond: Any, control: torch.Tensor) -> tuple[Any, Any]:
+        """Conditions with the pictures that the network is shown of the views, where ``takes_control``.
+
+        Args:
+            cond, uncond: what ``encode_prompt`` gave; ``uncond`` None without guidance.
+            control: :attr:`ViewRequest.control <fastsync.priors.ViewRequest>`.
+
+        Raises:
+            ValueError: the network is shown none.
+        """
+        if self.takes_control:
+            raise NotImplementedError(f"{type(self).__name__} must override with_control().")
+        raise ValueError(
+            f"{type(self.pipe).__name__} is shown no picture of its views, got a control image: leave it out, or pass "
+            "a pipeline with a ControlNet."
+        )
 
     def with_places(
         self, cond: Any, uncond: Any, origins: Sequence[tuple[int, int]], size: tuple[int, int]
@@ -282,7 +344,7 @@ class PipelinePrior(Prior):
         return cond, uncond
 
     def guided(self, cond: Any, uncond: Any, guidance: Guidance) -> tuple[Any, Any, Guidance]:
-        """What a pipeline's call makes of its ``guidance_scale``: arguments of :func:`fastsync.sample`.
+        """What a pipeline's call makes of its ``guidance_scale``: ``cond``, ``uncond`` and guidance of :class:`Told`.
 
         By diffusers' rule guidance is on above 1.
         """
@@ -299,19 +361,20 @@ class PipelinePrior(Prior):
             raise ValueError(f"cond is {cond!r}, but this pipeline's network needs {names}{need}.")
         return cond
 
-
-class DepthConditioned(PipelinePrior):
-    """A prior whose network sees the depth of what it is to paint beside the prompt."""
-
-    def with_control(self, cond: Any, uncond: Any, depth: torch.Tensor) -> tuple[Conditions, Conditions | None]:
-        """Text conditions with the views' depth, as ``sample`` takes them.
-
-        Args:
-            cond, uncond: what ``encode_prompt`` gave; ``uncond`` None without guidance.
-            depth: [N, 1, H, W] or [1, 1, H, W], a view's size in pixels, from 0 (background) to 1 (nearest), linear in
-                inverse depth.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must override with_control().")
+    def __repr__(self) -> str:
+        """What is known of the pipeline, a line each."""
+        height, width = self.window_pixels
+        lines = {
+            "asked by": self.way,
+            "window": f"{height} x {width} pixels, views {shape_text(self.view_shape)}",
+            "scheduler": f"{self.schedule.scheduler_name}, run as {self.schedule.solver}",
+            "network": f"{self.dtype} on {self.device}".removeprefix("torch."),
+            "conditions": ", ".join(self.known_conditions),
+            "guidance": f"{self.default_guidance:g} by default",
+            "control": "a picture of each view" if self.takes_control else "none",
+        }
+        head = f"{type(self).__name__} of {type(self.pipe).__name__}"
+        return "\n".join([head, *(f"  {name:<11} {text}" for name, text in lines.items())])
 
 
 def strings(

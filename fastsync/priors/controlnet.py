@@ -12,17 +12,19 @@ from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from ..errors import check_number
 from .controlled import ControlledPrior
+from .registry import Unfit, built_in
 from .reuse import DeepFeatures
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
 
+@built_in("StableDiffusionControlNetPipeline")
 class ControlNetPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionControlNetPipeline`` with one ControlNet, on its device, in its dtype.
 
     Conditions are ``text`` [N, L, D] and ``control`` [N, 3, H, W], pictures in [0, 1] of a view's size in pixels, as
-    the ControlNet was trained on; ``with_control`` makes them of depth. What the ControlNet makes of a picture before
-    it sees a noisy view is computed once a view and run.
+    the ControlNet was trained on; ``with_control`` takes such pictures, and depth. What the ControlNet makes of a
+    picture before it sees a noisy view is computed once a view and run.
 
     Args:
         pipe: e.g. SD 1.5 with ``lllyasviel/control_v11f1p_sd15_depth``.
@@ -51,13 +53,13 @@ class ControlNetPrior(ControlledPrior):
         super().__init__(pipe, window=window, runtime=runtime, solver=solver, neighbours=neighbours)
         kind = type(self._controlnet).__name__
         if kind != "ControlNetModel":
-            raise ValueError(
+            raise Unfit(
                 f"{type(pipe).__name__} has a ControlNet of class {kind}, and one of class ControlNetModel is needed: "
                 "pass a StableDiffusionControlNetPipeline with a single ControlNet, e.g. for depth."
             )
         config, text_width = self._controlnet.config, pipe.unet.config.cross_attention_dim
         if config.global_pool_conditions:
-            raise ValueError(
+            raise Unfit(
                 "the ControlNet pools its condition over the picture (global_pool_conditions, as `shuffle` does), so "
                 "it cannot place anything: pass one for depth."
             )
@@ -71,8 +73,7 @@ class ControlNetPrior(ControlledPrior):
     @property
     def control_shape(self) -> tuple[int, int, int]:
         """(3, H, W)."""
-        height, width = (self.scale * side for side in self.window)
-        return (self._controlnet.config.conditioning_channels, height, width)
+        return (self._controlnet.config.conditioning_channels, *self.window_pixels)
 
     def deep_features(self) -> DeepFeatures:
         """Not with a ControlNet, which is half of the network.
@@ -90,8 +91,12 @@ class ControlNetPrior(ControlledPrior):
         """The model itself where it has been compiled."""
         return getattr(self.pipe.controlnet, "_orig_mod", self.pipe.controlnet)
 
-    def _control(self, depth: torch.Tensor) -> torch.Tensor:
-        return depth.expand(-1, self.control_shape[0], -1, -1)
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return tuple(sorted({1, self.control_shape[0]}))
+
+    def _control(self, control: torch.Tensor) -> torch.Tensor:
+        return control.expand(-1, self.control_shape[0], -1, -1)
 
     def _prepared(self, control: torch.Tensor) -> torch.Tensor:
         """The embedding [N, F, h, w] of pictures, one after the other: their maps are as large as the pictures."""

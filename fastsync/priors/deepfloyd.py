@@ -8,7 +8,7 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
-from .registry import built_in
+from .registry import Unfit, built_in
 from .runtime import Runtime
 from .unet import UNetPrior
 
@@ -41,12 +41,12 @@ class DeepFloydPrior(UNetPrior):
     ) -> None:
         unet: Any = getattr(pipe, "unet", None)
         if not is_deepfloyd(pipe) or unet is None or getattr(pipe, "text_encoder", None) is None:
-            raise ValueError(
+            raise Unfit(
                 f"{type(pipe).__name__} is not a first-stage IFPipeline with UNet and text encoder: pass one loaded by "
                 "IFPipeline.from_pretrained(...)."
             )
         if unet.config.get("class_embed_type") is not None or unet.config.in_channels != 3:
-            raise ValueError(
+            raise Unfit(
                 "the UNet is one of IF's upscaling stages, which needs a small picture beside the prompt: pass the "
                 "first stage, e.g. DeepFloyd/IF-I-M-v1.0."
             )

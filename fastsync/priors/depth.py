@@ -8,8 +8,10 @@ import torch
 
 from ..conditions import Conditions
 from .controlled import ControlledPrior
+from .registry import built_in
 
 
+@built_in("StableDiffusionDepth2ImgPipeline")
 class DepthPrior(ControlledPrior):
     """The prior inside a ``StableDiffusionDepth2ImgPipeline``, such as ``stabilityai/stable-diffusion-2-depth``.
 
@@ -30,10 +32,10 @@ class DepthPrior(ControlledPrior):
         """(1, h, w)."""
         return (1, *self.window)
 
-    def _control(self, depth: torch.Tensor) -> torch.Tensor:
+    def _control(self, control: torch.Tensor) -> torch.Tensor:
         """As diffusers' ``prepare_depth_map``; a view of constant depth is all background."""
-        depth = depth.to(torch.promote_types(depth.dtype, torch.float32))
-        cells = torch.nn.functional.interpolate(depth, self.window, mode="bicubic", align_corners=False)
+        control = control.to(torch.promote_types(control.dtype, torch.float32))
+        cells = torch.nn.functional.interpolate(control, self.window, mode="bicubic", align_corners=False)
         low, high = cells.amin((1, 2, 3), keepdim=True), cells.amax((1, 2, 3), keepdim=True)
         return torch.where(high > low, 2 * (cells - low) / (high - low) - 1, -1.0)
 
@@ -41,9 +43,3 @@ class DepthPrior(ControlledPrior):
         """The UNet at noisy views x [B, C, h, w] and their depth."""
         text, depth = self._parts(cond)
         return self._unet(torch.cat([x, depth.to(x)], 1), t, text)
-
-
-def is_depth(pipe: Any) -> bool:
-    """Whether the UNet of a pipeline takes one channel more than its VAE gives."""
-    unet, vae = (getattr(getattr(pipe, part, None), "config", None) for part in ("unet", "vae"))
-    return unet is not None and vae is not None and unet.in_channels == vae.latent_channels + 1

@@ -9,11 +9,13 @@ import torch
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from .codecs import VaeCodec
+from .registry import Unfit, built_in
 from .runtime import Runtime
 from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 from .unet import UNetPrior
 
 
+@built_in("StableDiffusionPipeline")
 class DiffusersPrior(UNetPrior):
     """The prior inside a diffusers Stable Diffusion pipeline, on its device, in its dtype.
 
@@ -55,25 +57,25 @@ class DiffusersPrior(UNetPrior):
         if type(unet).__name__ == "OptimizedModule":
             unet = unet._orig_mod
         if type(unet).__name__ != "UNet2DConditionModel" or vae is None or getattr(pipe, "text_encoder", None) is None:
-            raise ValueError(
+            raise Unfit(
                 f"{type(pipe).__name__} is not a Stable-Diffusion-class pipeline (UNet2DConditionModel, VAE and text "
                 "encoder): pass a StableDiffusionPipeline, or wrap your network with fastsync.FunctionPrior."
             )
         others = {key: unet.config.get(key) for key, taken in self._takes.items() if unet.config.get(key) != taken}
         if others:
-            raise ValueError(
+            raise Unfit(
                 f"the UNet of {type(pipe).__name__} takes other conditions than {type(self).__name__} gives it "
                 f"({', '.join(f'{key}={value!r}' for key, value in others.items())}): register an adapter of your own "
                 "with fastsync.priors.register, or pass a pipeline that fastsync.priors.wrap knows."
             )
         if (getattr(pipe, "controlnet", None) is not None) != self._has_controlnet:
-            raise ValueError(
+            raise Unfit(
                 f"{type(pipe).__name__} has {'no' if self._has_controlnet else 'a'} ControlNet, which "
                 f"{type(self).__name__} {'needs' if self._has_controlnet else 'would leave out'}: pass the pipeline to "
                 "fastsync.priors.wrap, which chooses."
             )
         if unet.config.in_channels != vae.config.latent_channels + self._extra_channels:
-            raise ValueError(
+            raise Unfit(
                 f"the UNet takes {unet.config.in_channels} channels and the VAE gives {vae.config.latent_channels}, "
                 f"where {type(self).__name__} adds {self._extra_channels} (inpainting takes 5 more and depth 1): pass "
                 "a text-to-image or depth pipeline to fastsync.priors.wrap, which chooses."

@@ -24,7 +24,9 @@ from .probe.recipe import Half, Recipe
 from .probe.recording import Recorder, Recording
 from .probe.refusal import CannotProbe
 from .request import Told, ViewRequest
+from .reuse import DeepFeatures
 from .runtime import Runtime
+from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 
 _TIMES = ("sigmas", "mu", "timesteps", "original_inference_steps")  # arguments of NoiseSchedule.steps
 RECIPE, RECIPES = "recipe", "recipes"  # names among the conditions
@@ -44,7 +46,7 @@ class ProbedPrior(PipelinePrior):
         runtime, solver: as in :class:`fastsync.DiffusersPrior`.
         conditioning_scale: what a ControlNet's residuals are multiplied by; the pipeline's own if None.
         pipe_kwargs: further arguments of the pipeline's call, :class:`fastsync.ByView` where views differ.
-        request: what the first task is going to ask, where that is known: what cannot be learnt then shows here.
+        neighbours: as in :class:`fastsync.DiffusersPrior`, of pipelines with a UNet and without a ControlNet.
 
     Raises:
         ValueError: arguments that the pipeline's call does not take.
@@ -63,6 +65,7 @@ class ProbedPrior(PipelinePrior):
         solver: SolverChoice = "auto",
         conditioning_scale: float | None = None,
         pipe_kwargs: Mapping[str, Any] | None = None,
+        neighbours: NeighbourLists | None = None,
     ) -> None:
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
         self.schedule = NoiseSchedule(pipe.scheduler, solver)
@@ -89,6 +92,25 @@ class ProbedPrior(PipelinePrior):
                 "of it: ask for that size."
             )
 
+        self.sharing: SharedAttention | None = None
+        if neighbours is not None:
+            unet = self._unet
+            if unet is None:
+                raise ValueError(
+                    f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: "
+                    "use neighbours=None, or a Stable Diffusion pipeline."
+                )
+            self.sharing = SharedAttention(unet, neighbours)
+            self.runtime = self.runtime.also(self.sharing)
+
+    @property
+    def _unet(self) -> Any:
+        """The UNet, where the pipeline asks one and nothing else."""
+        names = {template.network for template in self._learnt.templates}
+        network = getattr(self.pipe, names.pop()) if len(names) == 1 else None
+        model = getattr(network, "_orig_mod", network)
+        return network if type(model).__name__ == "UNet2DConditionModel" else None
+
     @property
     def view_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of a view in the autoencoder's cells, or in pixels."""
@@ -112,6 +134,14 @@ class ProbedPrior(PipelinePrior):
         """The networks at noisy views x [B, C, h, w], times t [B], and what :meth:`told` gave for the rows."""
         told = self._checked(cond)
         t = t.expand(len(x))
+        if self.sharing is not None and self.sharing.active:
+            order = self.sharing.row_order(told)
+            rows = told.without(VIEW_LABELS)
+            assert rows is not None  # it has recipes
+            return self._of_rows(x[order], t[order], rows.select(order.tolist()))[order.argsort()]
+        return self._of_rows(x, t, told)
+
+    def _of_rows(self, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
         parts = self._parts(told, t)
         if len(parts) == 1:
             return self._asked(parts[0][0], x, t, told)
@@ -170,6 +200,21 @@ class ProbedPrior(PipelinePrior):
         guided = self.layout.unpacked(torch.where(s == 1.0, cond, mixed))
         x0, eps = ops.cfg_tweedie(guided, None, x, a, b, 1.0, self.schedule.prediction_type)
         return Prediction(*self.schedule.clip_prediction(x0, eps, x, a, b))
+
+    def deep_features(self) -> DeepFeatures:
+        """A new, empty store of the UNet's deep features, for one batch of views.
+
+        Raises:
+            ValueError: the pipeline's network is no UNet, has a single level, or is compiled as a whole.
+        """
+        unet = self._unet
+        return super().deep_features() if unet is None else DeepFeatures.of(unet, self.runtime.compile)
+
+    def prepare_conditions(
+        self, cond: Conditions | None, uncond: Conditions | None, num_views: int
+    ) -> tuple[Conditions | None, Conditions | None]:
+        """Where self-attention is shared, conditions with the labels of their views."""
+        return (cond, uncond) if self.sharing is None else self.sharing.labelled(cond, uncond, num_views)
 
     # ---- conditions -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,10 @@ _USERS: dict[str, Adapter] = {}
 _OWN: dict[str, Adapter] = {}
 
 
+class Unfit(ValueError):
+    """A pipeline of the right class that an adapter of fastsync's own cannot ask."""
+
+
 def register(*pipeline_classes: str) -> Callable[[A], A]:
     """Make a class or function the adapter of diffusers pipelines, as a decorator.
 
@@ -57,7 +61,14 @@ def _adding_to(table: dict[str, Adapter], pipeline_classes: Sequence[str]) -> Ca
     return registered
 
 
-def adapter_of(pipe: Any) -> Adapter | None:
-    """The adapter of a pipeline's class, or of the nearest class that it inherits from; None if there is none."""
-    names = [c.__name__ for c in type(pipe).__mro__]
-    return next((table[name] for table in (_USERS, _OWN) for name in names if name in table), None)
+def users_adapter(pipe: Any) -> Adapter | None:
+    """The user's adapter for a pipeline's class, or for the nearest that it inherits from; None if there is none."""
+    return next((_USERS[c.__name__] for c in type(pipe).__mro__ if c.__name__ in _USERS), None)
+
+
+def own_adapter(pipe: Any) -> Adapter | None:
+    """fastsync's own adapter for a pipeline's class; None if there is none, or if the class has a call of its own."""
+    for ancestor in type(pipe).__mro__:
+        if ancestor.__name__ in _OWN:
+            return _OWN[ancestor.__name__] if type(pipe).__call__ is ancestor.__call__ else None
+    return None

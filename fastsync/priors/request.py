@@ -50,13 +50,14 @@ class ViewRequest:
 
     Attributes:
         num_views: N.
-        prompts: one for all views or N; None where ``pipe_kwargs`` brings embeddings.
+        prompts: one for all views, or N; None where ``pipe_kwargs`` brings embeddings.
         negative_prompt: one for all views; None for what the pipeline makes of none.
         guidance: the caller's; None for the pipeline's own.
         places: (y, x) of each view's first pixel where views are windows of one picture, else None.
-        size: (height, width) in pixels of that picture.
-        control: [N, 1 or 3, H, W] or [1, 1 or 3, H, W] in [0, 1], what a ControlNet is to see of each view, at a view's
-            size in pixels; one channel for depth, 0 (background) to 1 (nearest), linear in inverse depth.
+        size: (height, width) of that picture in pixels, where there are places.
+        control: float32 [N, 1 or 3, H, W], or [1, 1 or 3, H, W] for all views alike, in [0, 1]: what a ControlNet is
+            shown of each view, at a view's size in pixels. Depth has one channel, from 0 (background) to 1 (nearest),
+            linear in inverse depth. None: nothing.
         pipe_kwargs: further arguments of the pipeline's call, :class:`ByView` where views differ.
         seed: of what the pipeline's call itself draws, such as the latents of pictures that it encodes.
     """
@@ -76,9 +77,11 @@ class Told(NamedTuple):
     """Arguments of :func:`fastsync.sample` that a prior has made of a request.
 
     Attributes:
-        cond, uncond: conditions of all views; ``uncond`` None without guidance.
-        guidance: how the two are combined, in fastsync's terms.
-        start: clean views [N, C, h, w] that the run begins from, noised, where the pipeline does so; else None.
+        cond, uncond: conditions of all views; ``uncond`` None where the network is not guided by one.
+        guidance: what runs, the pipeline's own where the request had none. Metadata record it: asking for it again
+            makes the same picture. It combines ``cond`` and ``uncond``; without ``uncond`` it has no effect on the run.
+        start: clean views [N, C, h, w] that the run begins from, with the noise of its first time, where the pipeline
+            begins so (image to image); else None.
     """
 
     cond: torch.Tensor | Conditions | None

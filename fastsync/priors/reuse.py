@@ -43,6 +43,21 @@ class DeepFeatures:
         ]
         self._kept: dict[str, torch.Tensor] = {}
 
+    @classmethod
+    def of(cls, unet: Any, compile: str) -> DeepFeatures:
+        """Those of a pipeline's UNet, which runs by ``compile``.
+
+        Raises:
+            ValueError: the UNet has a single level, or is compiled as a whole.
+        """
+        # By us; as a compiled copy; or in place.
+        if compile == "max" or type(unet).__name__ == "OptimizedModule" or unet._compiled_call_impl is not None:
+            raise ValueError(
+                "feature_reuse=True leaves out blocks of the network, and this one is compiled as a whole: use "
+                "compile='regional' or 'off', or feature_reuse=False."
+            )
+        return cls(unet)
+
     @property
     def kept(self) -> bool:
         """Whether calls are shallow by now."""

@@ -11,6 +11,7 @@ from ..conditions import Conditions
 from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
 from .base import PipelinePrior, strings
+from .registry import Unfit
 from .reuse import DeepFeatures
 from .runtime import Runtime
 
@@ -36,7 +37,7 @@ class UNetPrior(PipelinePrior):
         self.window_multiple = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
         size = pipe.unet.config.sample_size
         if window is None and size is None:
-            raise ValueError(f"the UNet's config has no sample_size: pass window=(h, w) in {self.units}.")
+            raise Unfit(f"the UNet's config has no sample_size: pass window=(h, w) in {self.units}.")
         default = (size, size) if isinstance(size, int) else size
         self.window = check_pair("window", default if window is None else window)
 
@@ -61,15 +62,7 @@ class UNetPrior(PipelinePrior):
         Raises:
             ValueError: the UNet has a single level, or is compiled as a whole.
         """
-        unet = self.pipe.unet
-        # By us; as a compiled copy; or in place.
-        ours = self.runtime.compile == "max"
-        if ours or type(unet).__name__ == "OptimizedModule" or unet._compiled_call_impl is not None:
-            raise ValueError(
-                "feature_reuse=True leaves out blocks of the network, and this one is compiled as a whole: use "
-                "compile='regional' or 'off', or feature_reuse=False."
-            )
-        return DeepFeatures(unet)
+        return DeepFeatures.of(self.pipe.unet, self.runtime.compile)
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from ..diffusion import SolverChoice
+from ..errors import check_pair
 from .base import PipelinePrior
-from .controlnet import ControlNetPrior
-from .depth import DepthPrior, is_depth
-from .diffusers_unet import DiffusersPrior
-from .registry import Adapter, adapter_of
+from .probed import ProbedPrior
+from .registry import Adapter, Unfit, own_adapter, users_adapter
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
@@ -23,40 +23,82 @@ def wrap(
     solver: SolverChoice = "auto",
     neighbours: NeighbourLists | None = None,
     conditioning_scale: float | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> PipelinePrior:
-    """The prior inside a diffusers pipeline, by the adapter of its class.
+    """The prior inside a diffusers pipeline: by an adapter of its class, or by probing its own call.
 
     Args:
         pipe: on its device, in its dtype, with its scheduler.
-        window: (h, w) of a view in the prior's sample units; the model's own size if None.
+        window: (height, width) of a view in pixels; the pipeline's own size if None.
         runtime: how the networks run while they sample; made of the pipeline if None.
         solver: ``"auto"``, the scheduler's own, or ``"ddim"``; see :class:`fastsync.diffusion.NoiseSchedule`.
         neighbours: views whose self-attention is shared; see :class:`fastsync.DiffusersPrior`.
         conditioning_scale: what the residuals of a ControlNet are multiplied by, 1 if None.
+        pipe_kwargs: further arguments of the pipeline's own call, which an adapter does not make.
 
     Raises:
-        ValueError: the pipeline or its scheduler is not supported (says what it lacks), or its adapter cannot do what
-            is asked for.
+        ValueError: the pipeline or its scheduler is not supported (says what it lacks), its adapter cannot do what is
+            asked for, or the window is none that the network takes.
+        TypeError: ``window`` is no pair, or ``pipe_kwargs`` no mapping with names.
     """
-    adapter = adapter_of(pipe) or _by_structure(pipe)
-    asked: dict[str, Any] = {}
+    if window is not None:
+        window = check_pair("window", window)
+    asked: dict[str, Any] = {"runtime": runtime, "solver": solver}
+    adapter = users_adapter(pipe)
+    if adapter is not None:
+        if pipe_kwargs:
+            raise ValueError(
+                f"pipe_kwargs has {', '.join(map(repr, pipe_kwargs))} for the call of {type(pipe).__name__}, but the "
+                "adapter that is registered for it asks the network without that call: leave pipe_kwargs out."
+            )
+        return _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+    adapter = own_adapter(pipe)
+    if adapter is not None and not pipe_kwargs:
+        try:
+            return _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+        except Unfit:
+            pass  # of the class, but built or set otherwise
+    asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
+    asked["neighbours"] = neighbours
+    return ProbedPrior(pipe, **asked)
+
+
+def _adapted(
+    adapter: Adapter,
+    pipe: Any,
+    window: tuple[int, int] | None,
+    neighbours: NeighbourLists | None,
+    conditioning_scale: float | None,
+    asked: dict[str, Any],
+) -> PipelinePrior:
+    """The prior by an adapter of the pipeline's class."""
     if neighbours is not None:
         if not _takes(adapter, "neighbours"):
             raise ValueError(
                 f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: use "
                 "neighbours=None, or a Stable Diffusion pipeline."
             )
-        asked["neighbours"] = neighbours
+        asked = {**asked, "neighbours": neighbours}
     if conditioning_scale is not None and _takes(adapter, "conditioning_scale"):
-        asked["conditioning_scale"] = conditioning_scale
-    return adapter(pipe, window=window, runtime=runtime, solver=solver, **asked)
+        asked = {**asked, "conditioning_scale": conditioning_scale}
+    prior = adapter(pipe, window=None, **asked)
+    if window is None or window == prior.window_pixels:
+        return prior
+    return adapter(pipe, window=window_cells(prior, window), **asked)
 
 
-def _by_structure(pipe: Any) -> Adapter:
-    """The adapter of a pipeline of an unknown class that is built like one of Stable Diffusion's."""
-    if getattr(pipe, "controlnet", None) is not None:
-        return ControlNetPrior
-    return DepthPrior if is_depth(pipe) else DiffusersPrior
+def window_cells(prior: PipelinePrior, window: tuple[int, int]) -> tuple[int, int]:
+    """A window in pixels in a prior's sample units; ValueError where its network takes none of that size."""
+    step = prior.scale * prior.window_multiple
+    for name, side in zip(("height", "width"), window, strict=True):
+        if side % step:
+            low = side - side % step
+            near = f"{low} or {low + step}" if low else f"{step}"
+            raise ValueError(
+                f"the window's {name} must be a multiple of {step} pixels for {type(prior.pipe).__name__}, got {side}: "
+                f"use {near}."
+            )
+    return window[0] // prior.scale, window[1] // prior.scale
 
 
 def _takes(adapter: Adapter, argument: str) -> bool:

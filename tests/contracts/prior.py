@@ -362,7 +362,8 @@ class PriorContract(FunctionContract):
 
     def test_windows_are_pairs_of_sides(self):
         pipe = self.make_pipe()
-        assert self.make_prior(pipe, window=(8, 12)).view_shape[1:] == (8, 12)
+        scale = self.make_prior(pipe).scale
+        assert self.make_prior(pipe, window=(8 * scale, 12 * scale)).view_shape[1:] == (8, 12)
         for window, error in {(0, 8): ValueError, (8, -2): ValueError, 8: TypeError, (8.0, 8): TypeError}.items():
             with pytest.raises(error, match="window") as caught:
                 self.make_prior(pipe, window=window)

@@ -55,8 +55,7 @@ def test_wrap_chooses_and_says_what_takes_depth(pipe, tmp_path):
     prior = priors.wrap(loaded, conditioning_scale=0.5)
     assert type(loaded) is StableDiffusionControlNetPipeline and type(prior) is ControlNetPrior
     assert prior.conditioning_scale == 0.5 and prior.view_shape == (4, 8, 8) and prior.control_shape == (3, 16, 16)
-    assert isinstance(prior, priors.DepthConditioned)
-    assert not isinstance(priors.wrap(tiny.make_pipeline()), priors.DepthConditioned)
+    assert prior.takes_control and not priors.wrap(tiny.make_pipeline()).takes_control
     assert ControlNetPrior(pipe, window=(6, 10)).control_shape == (3, 12, 20)
 
 
@@ -290,16 +289,25 @@ def test_conditions_without_control_are_refused_before_any_call(pipe):
 @pytest.mark.parametrize(
     "depth, words",
     [
-        (torch.zeros(3, 16, 16), ["[N, 1, 16, 16]", "[3, 16, 16]"]),
+        (torch.zeros(3, 16, 16), ["[N, 1, 16, 16] or [N, 3, 16, 16]", "[3, 16, 16]"]),
         (torch.zeros(3, 1, 8, 8), ["[N, 1, 16, 16]", "[3, 1, 8, 8]"]),
+        (torch.zeros(3, 2, 16, 16), ["[N, 1, 16, 16] or [N, 3, 16, 16]", "[3, 2, 16, 16]"]),
         (torch.full((1, 1, 16, 16), 5.0), ["0 (background) to 1 (nearest)", "5 to 5"]),
         (torch.zeros(1, 1, 16, 16, dtype=torch.int64), ["floating-point", "int64"]),
         (torch.full((1, 1, 16, 16), float("nan")), ["NaN"]),
     ],
 )
-def test_depth_is_checked(pipe, depth, words):
+def test_controls_are_checked(pipe, depth, words):
     prior = ControlNetPrior(pipe)
-    refused(lambda: prior.with_control(*prior.encode_prompt("a cat"), depth), "depth", *words)
+    refused(lambda: prior.with_control(*prior.encode_prompt("a cat"), depth), "control", *words)
+
+
+def test_pictures_are_taken_as_they_are_and_depth_in_all_channels(pipe):
+    prior, picture = ControlNetPrior(pipe), torch.rand(2, 3, 16, 16)
+    cond, uncond = prior.with_control(*prior.encode_prompt("a cat"), picture)
+    assert torch.equal(cond["control"], picture) and cond["control"] is uncond["control"]
+    grey = prior.with_control(*prior.encode_prompt("a cat"), picture[:, :1])[0]
+    assert torch.equal(grey["control"], picture[:, :1].expand(-1, 3, -1, -1))
 
 
 def test_a_control_is_given_once(pipe):

@@ -41,7 +41,9 @@ def test_wrap_chooses(pipe, tmp_path):
     loaded = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
     prior = priors.wrap(loaded)
     assert type(loaded) is StableDiffusionDepth2ImgPipeline and type(prior) is DepthPrior
-    assert isinstance(prior, priors.DepthConditioned)
+    assert prior.takes_control
+    with pytest.raises(ValueError, match=r"control must be \[N, 1, 16, 16\], .* got \[1, 3, 16, 16\]: render depth"):
+        prior.with_control(*prior.encode_prompt("a cat"), torch.zeros(1, 3, 16, 16))
     assert prior.view_shape == (4, 8, 8) and prior.control_shape == (1, 8, 8) and prior.scale == 2
     # The model without its depth estimator is as good.
     assert type(priors.wrap(tiny.make_pipeline(unet=loaded.unet))) is DepthPrior

@@ -91,7 +91,7 @@ def test_pictures_are_decoded_as_the_pipeline_does(pipe):
 
 
 def test_conditions_are_the_pipelines_own(pipe):
-    prior = priors.wrap(pipe, window=(4, 6))
+    prior = priors.wrap(pipe, window=(8, 12))
     assert type(prior) is fs.FluxPrior and prior.view_shape == (4, 4, 6) and prior.window_multiple == 2
     cond, uncond = prior.encode_prompt(["a cat", "a dog"])
     with torch.no_grad():

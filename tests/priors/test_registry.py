@@ -81,7 +81,7 @@ def test_the_nearest_class_decides(fresh):
         prior.note = (window, solver)
         return prior
 
-    assert priors.wrap(make(Tuned), window=(6, 8), solver="ddim").note == ((6, 8), "ddim")
+    assert priors.wrap(make(Tuned), window=(12, 16), solver="ddim").note == ((6, 8), "ddim")
     assert not hasattr(priors.wrap(make()), "note")
 
 

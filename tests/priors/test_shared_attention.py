@@ -17,7 +17,7 @@ DEVICE = torch.device("cpu")
 
 def controlled(prior):
     cond, uncond = prior.encode_prompt("a cat", "grey")
-    if not isinstance(prior, priors.DepthConditioned):
+    if not prior.takes_control:
         return cond, uncond
     depth = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     return prior.with_control(cond, uncond, depth)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...errors import shown
 from ..request import ByView, ViewRequest
 from .nested import same
 from .recording import Recorder
@@ -57,6 +58,11 @@ class Calling:
     ) -> None:
         self.name, self._takes = type(recorder.pipe).__name__, recorder.takes
         self._pipe = recorder.pipe
+        if not isinstance(pipe_kwargs, Mapping) or not all(isinstance(name, str) for name in pipe_kwargs):
+            raise TypeError(
+                f"pipe_kwargs must be a dictionary of arguments by name, got {shown(pipe_kwargs)}: pass e.g. "
+                "{'clip_skip': 1}."
+            )
         for argument in pipe_kwargs:
             if argument in _OWN:
                 raise ValueError(
