@@ -271,8 +271,8 @@ def _described(value: Rows) -> str:
 def _check_rows(name: str, value: Any) -> None:
     if not isinstance(value, (torch.Tensor, list)):
         raise TypeError(
-            f"the condition {name!r} must be a torch.Tensor or a list, got {shown(value)}: pass what is the same for all "
-            "views by shared={...}."
+            f"the condition {name!r} must be a torch.Tensor or a list, got {shown(value)}: pass what is the same for "
+            "all views by shared={...}."
         )
     if (isinstance(value, list) and not value) or (isinstance(value, torch.Tensor) and value.ndim == 0):
         raise ValueError(

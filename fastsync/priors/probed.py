@@ -12,13 +12,13 @@ from ..conditions import Conditions
 from ..diffusion import NoiseSchedule, SolverChoice, StepTable
 from ..errors import check_int, check_pair
 from ..guidance import Guidance
-from .base import PipelinePrior, Prediction
+from .base import PipelinePrior, Prediction, strings
 from .codecs import PIXELS, VaeCodec
 from .probe.calling import Calling, groups
 from .probe.comparing import templates
 from .probe.guidance import RULES, Combination, holds
 from .probe.layout import Layout
-from .probe.learning import Learnt, check, learn, learn_tail, tolerance, torch_rows
+from .probe.learning import check, learn, learn_tail, tolerance, torch_rows
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
 from .probe.recording import Recorder, Recording
@@ -72,6 +72,7 @@ class ProbedPrior(PipelinePrior):
         self._recorder = Recorder(pipe)
         asked = None if window is None else check_pair("window", window)
         self._calling = Calling(self._recorder, asked, pipe_kwargs or {}, conditioning_scale)
+        self.takes_control = self._calling.control is not None
         self._call = self._calling.plain()
         self._learnt, one, many = learn(self._recorder, self._calling, self._call)
         check(self._learnt, pipe, one)
@@ -88,8 +89,8 @@ class ProbedPrior(PipelinePrior):
         made = (self.window[0] * self.scale, self.window[1] * self.scale)
         if asked is not None and made != asked:
             raise ValueError(
-                f"window is {asked[0]} x {asked[1]} pixels, and {type(pipe).__name__} makes views of {made[0]} x {made[1]} "
-                "of it: ask for that size."
+                f"window is {asked[0]} x {asked[1]} pixels, and {type(pipe).__name__} makes views of {made[0]} x "
+                f"{made[1]} of it: ask for that size."
             )
 
         self.sharing: SharedAttention | None = None
@@ -122,11 +123,6 @@ class ProbedPrior(PipelinePrior):
         network = getattr(self.pipe, self._learnt.templates[-1].network)
         found: torch.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         return found
-
-    @property
-    def takes_control(self) -> bool:
-        """Whether a ControlNet is shown a picture of each view."""
-        return self._calling.control is not None
 
     # ---- the network ------------------------------------------------------------------------------------------
 
@@ -219,11 +215,11 @@ class ProbedPrior(PipelinePrior):
     # ---- conditions -------------------------------------------------------------------------------------------
 
     def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str | None = None
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
     ) -> tuple[Conditions, Conditions | None]:
         """Conditions ``(cond, uncond)`` of n prompts, with the pipeline's own guidance."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        told = self.told(ViewRequest(len(prompts), prompts, negative_prompt))
+        prompts, negatives = strings(prompt, negative_prompt)
+        told = self.told(ViewRequest(len(prompts), prompts, negatives))
         assert isinstance(told.cond, Conditions) and (told.uncond is None or isinstance(told.uncond, Conditions))
         return told.cond, told.uncond
 
@@ -301,11 +297,13 @@ class ProbedPrior(PipelinePrior):
             columns = [{name: values for name, values in column.items() if name != RECIPE} for column in columns]
         shared = {RECIPES: tuple(recipes)}
         stacked = {
-            name: name != RECIPE and isinstance(torch_rows([v for column in columns for v in column[name]]), torch.Tensor)
+            name: name != RECIPE
+            and isinstance(torch_rows([v for column in columns for v in column[name]]), torch.Tensor)
             for name in columns[0]
         }
         made = [
-            Conditions({n: torch.stack(v) if stacked[n] else v for n, v in column.items()}, shared) for column in columns
+            Conditions({n: torch.stack(v) if stacked[n] else v for n, v in column.items()}, shared)
+            for column in columns
         ]
         return made[0], made[1] if uncond is not None else None
 
@@ -339,8 +337,8 @@ class ProbedPrior(PipelinePrior):
         if found.uncond is None:
             if asked is not None and asked != Guidance(asked.scale):
                 raise ValueError(
-                    f"{type(self.pipe).__name__} asks its network once a step and tells it the guidance scale, so rescale "
-                    "and interval have no effect: leave them out."
+                    f"{type(self.pipe).__name__} tells its network the guidance scale, so rescale and interval have no "
+                    "effect: leave them out."
                 )
             return Guidance(1.0)
         scale = float(f"{found.scale:.5g}")
@@ -370,7 +368,9 @@ class ProbedPrior(PipelinePrior):
         unknown = {k: v for k, v in given.items() if k not in _TIMES}
         if recording.times is None or unknown:
             raise CannotProbe(
-                f"it sets its times by {', '.join(unknown)}" if unknown else "its scheduler's set_timesteps is not called"
+                f"it sets its times by {', '.join(unknown)}"
+                if unknown
+                else "its scheduler's set_timesteps is not called"
             )
         if self.schedule.solver == "ddim" and self.schedule.kind == "vp":
             return self.schedule.steps(count, eta)

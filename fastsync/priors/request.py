@@ -51,7 +51,7 @@ class ViewRequest:
     Attributes:
         num_views: N.
         prompts: one for all views, or N; None where ``pipe_kwargs`` brings embeddings.
-        negative_prompt: one for all views; None for what the pipeline makes of none.
+        negative_prompt: one for all views, or N; None for what the pipeline makes of none.
         guidance: the caller's; None for the pipeline's own.
         places: (y, x) of each view's first pixel where views are windows of one picture, else None.
         size: (height, width) of that picture in pixels, where there are places.
@@ -64,7 +64,7 @@ class ViewRequest:
 
     num_views: int
     prompts: Sequence[str] | None
-    negative_prompt: str | None = None
+    negative_prompt: str | Sequence[str] | None = None
     guidance: Guidance | None = None
     places: Sequence[tuple[int, int]] | None = None
     size: tuple[int, int] | None = None

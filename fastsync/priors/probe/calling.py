@@ -32,6 +32,7 @@ _OWN = {
     "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
     "return_dict": "the output of the task",
 }
+_TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
 _NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
 
@@ -66,7 +67,8 @@ class Calling:
         for argument in pipe_kwargs:
             if argument in _OWN:
                 raise ValueError(
-                    f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out ({_OWN[argument]} is for it)."
+                    f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out ({_OWN[argument]} is for "
+                    "it)."
                 )
             if not self.takes(argument) and not recorder.takes_any:
                 names = ", ".join(name for name in self._takes if name not in _OWN and name != "self")
@@ -126,7 +128,8 @@ class Calling:
         if request.prompts is not None:
             call["prompt"] = request.prompts[view if len(request.prompts) > 1 else 0]
         if request.negative_prompt is not None:
-            call["negative_prompt"] = request.negative_prompt
+            negative = request.negative_prompt
+            call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
         elif self.takes("negative_prompt") and "negative_prompt_embeds" in self._given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
         if request.guidance is not None and "guidance_scale" not in self.extra:
@@ -153,41 +156,42 @@ class Calling:
 
     def repeated(self, call: Mapping[str, Any], rows: int, steps: int = FEW) -> dict[str, Any]:
         """The call of one picture, for ``rows`` pictures alike."""
-        return self._several(call, rows, [call["prompt"]] * rows if "prompt" in call else None, steps, alike=True)
+        return self._several([call] * rows, steps)
 
     def joined(self, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The calls of pictures that differ in their prompts alone, as one; a single one where they are all alike."""
+        """The calls of pictures that differ in their texts alone, as one; a single one where they are all alike."""
         if len(calls) == 1:
             return self.repeated(calls[0], 1)
-        return self._several(calls[0], len(calls), [call["prompt"] for call in calls], FEW, alike=False)
+        return self._several(calls, FEW)
 
-    def _several(
-        self, call: Mapping[str, Any], rows: int, prompts: list[str] | None, steps: int, *, alike: bool
-    ) -> dict[str, Any]:
-        whole = {**call}
+    def _several(self, calls: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
+        whole, rows = {**calls[0]}, len(calls)
         if "sigmas" not in whole and "timesteps" not in whole and self.takes("num_inference_steps"):
             whole["num_inference_steps"] = steps
         if self.takes("generator"):
             whole["generator"] = torch.Generator().manual_seed(self._seed)
         if rows == 1:
             return whole
+        alike = all(call is calls[0] for call in calls)
         if alike and self.has_embeddings:
             # Not by num_images_per_prompt, which some pipelines forget to repeat embeddings for.
             return {name: _rows(name, value, rows) for name, value in whole.items()}
         if alike and self.takes("num_images_per_prompt"):
             return {**whole, "num_images_per_prompt": rows}
-        if prompts is None:
+        if "prompt" not in whole:
             raise ValueError(
                 f"the call of {self.name} takes no num_images_per_prompt and no prompt, so it cannot be asked for "
                 "several pictures: register an adapter of your own (fastsync.priors.register)."
             )
-        negative = whole.get("negative_prompt")
-        return {**whole, "prompt": prompts, **({} if negative is None else {"negative_prompt": [negative] * rows})}
+        texts = [name for name in _TEXTS if whole.get(name) is not None]
+        return {**whole, **{name: [call[name] for call in calls] for name in texts}}
 
     def check(self, request: ViewRequest) -> None:
         """ValueError where the pipeline's call cannot say what is asked for."""
         if request.prompts is not None and not self.takes("prompt"):
-            raise ValueError(f"the call of {self.name} takes no prompt: use prompt=None, and pipe_kwargs for what it takes.")
+            raise ValueError(
+                f"the call of {self.name} takes no prompt: use prompt=None, and pipe_kwargs for what it takes."
+            )
         if request.prompts is None and self.takes("prompt") and not self.has_embeddings:
             raise ValueError(
                 f"prompt is None, and pipe_kwargs brings no prompt_embeds to {self.name}: pass one of the two."
@@ -206,7 +210,7 @@ class Calling:
         for argument, value in self._given.items():
             if isinstance(value, ByView) and len(value) != request.num_views:
                 raise ValueError(
-                    f"pipe_kwargs[{argument!r}] has values for {len(value)} views, and there are {request.num_views} views: "
+                    f"pipe_kwargs[{argument!r}] has values for {len(value)} views, and there are {request.num_views}: "
                     "give one a view."
                 )
 
@@ -219,15 +223,15 @@ def _rows(name: str, value: Any, rows: int) -> Any:
 
 
 def groups(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Views whose calls differ in their prompts alone, together."""
+    """Views whose calls differ in their texts alone, together."""
     found: list[list[int]] = []
     for view, call in enumerate(calls):
-        group = next((g for g in found if same(_unprompted(call), _unprompted(calls[g[0]]))), None)
+        group = next((g for g in found if same(_without_texts(call), _without_texts(calls[g[0]]))), None)
         if group is None:
             found.append(group := [])
         group.append(view)
     return found
 
 
-def _unprompted(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in call.items() if name != "prompt"}
+def _without_texts(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name not in _TEXTS}

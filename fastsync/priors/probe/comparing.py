@@ -11,7 +11,7 @@ import torch
 from .nested import leaves, same
 from .recording import NetworkCall, Recording
 from .refusal import CannotProbe
-from .template import TIMES, CallTemplate, Fixed, Node, Output, Rows, State, Time
+from .template import TIMES, CallTemplate, Fixed, Output, Rows, State, Time
 
 
 def templates(one: Recording, many: Recording) -> tuple[CallTemplate, ...]:
@@ -66,9 +66,9 @@ class _Comparison:
 
     def _node(self, values: list[Any], single: Any, path: str) -> Any:
         """The tree of nodes for an argument's values at the steps; ``single`` is its value for a single row."""
-        found = self._output(values)
-        if found is not None:
-            return found
+        output = self._output(values)
+        if output is not None:
+            return output
         if all(same(values[0], value) for value in values[1:]):
             return self._constant(values[0], single, path)
         found = self._state(values, path) or self._time(values, single)
@@ -95,7 +95,9 @@ class _Comparison:
             longer = [axis for axis in range(value.ndim) if value.shape[axis] != single.shape[axis]]
             if len(longer) == 1 and self._scaled(value.shape[longer[0]], single.shape[longer[0]]):
                 return Rows(path, axis=longer[0])
-            raise CannotProbe(f"{path} is {list(value.shape)} for {self.rows} pictures and {list(single.shape)} for one")
+            raise CannotProbe(
+                f"{path} is {list(value.shape)} for {self.rows} pictures and {list(single.shape)} for one"
+            )
         if isinstance(value, dict) and isinstance(single, dict) and value.keys() == single.keys():
             return type(value)(**{k: self._constant(value[k], single[k], f"{path}.{k}") for k in value})
         if type(value) in (list, tuple) and type(single) is type(value):

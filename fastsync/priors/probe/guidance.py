@@ -57,7 +57,7 @@ class Combination:
         return self(cond, self.sign * piece(outputs[self.uncond.call], self.uncond.part, rows, shape))
 
 
-# ---- rescaling ------------------------------------------------------------------------------------------------------
+# ---- rescaling ----------------------------------------------------------------------------------------------------
 # From the conditional half and the guided output, rows first. Linear in neither.
 
 
@@ -94,7 +94,7 @@ RULES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = 
 }
 
 
-# ---- finding ----------------------------------------------------------------------------------------------------------
+# ---- finding ------------------------------------------------------------------------------------------------------
 
 
 def combination(steps: Sequence[Step], rows: int, tolerance: float) -> Combination:

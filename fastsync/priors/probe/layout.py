@@ -117,10 +117,14 @@ def tail(decoded: torch.Tensor, state_shape: torch.Size, dtype: torch.dtype | No
 def _refined(z: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and shift of each channel by least squares over all its numbers, whose rounding averages out."""
     number = places.double()
-    x = torch.stack([torch.zeros_like(number), torch.ones_like(number)]
-                    + [(places // _DIGIT**k % _DIGIT).double() for k in range(_DIGITS)])
+    x = torch.stack(
+        [torch.zeros_like(number), torch.ones_like(number)]
+        + [(places // _DIGIT**k % _DIGIT).double() for k in range(_DIGITS)]
+    )
     x_mean, z_mean = x.mean((0, 2, 3), keepdim=True), z.mean((0, 2, 3), keepdim=True)
-    factor = ((x - x_mean) * (z - z_mean)).sum((0, 2, 3), keepdim=True) / ((x - x_mean) ** 2).sum((0, 2, 3), keepdim=True)
+    factor = ((x - x_mean) * (z - z_mean)).sum((0, 2, 3), keepdim=True) / ((x - x_mean) ** 2).sum(
+        (0, 2, 3), keepdim=True
+    )
     shift = z_mean - factor * x_mean
     return factor[0].expand_as(number), shift[0].expand_as(number)
 
@@ -133,7 +137,10 @@ def _by_channel(factor: torch.Tensor, shift: torch.Tensor, tolerance: float) -> 
         tiles = [x[:, :patch, :patch] for x in (factor, shift)]
         repeats = (1, factor.shape[1] // patch, factor.shape[2] // patch)
         bound = tolerance * max(1.0, float(factor.abs().max()), float(shift.abs().max()))
-        if all(float((tile.repeat(repeats) - x).abs().max()) < bound for tile, x in zip(tiles, (factor, shift), strict=True)):
+        if all(
+            float((tile.repeat(repeats) - x).abs().max()) < bound
+            for tile, x in zip(tiles, (factor, shift), strict=True)
+        ):
             means = [x.unflatten(1, (-1, patch)).unflatten(3, (-1, patch)).mean((1, 3)) for x in (factor, shift)]
             flat = [m[:, 0, 0] if patch == 1 else m for m in means]
             return flat[0], flat[1]
@@ -157,7 +164,7 @@ def _layout(places: torch.Tensor, view_shape: tuple[int, int, int], state_shape:
 
 
 def snapped(tail_: Tail, config: Any) -> Tail:
-    """With factors and shifts that stand in the autoencoder's config in the place of ones found from rounded numbers."""
+    """With factors and shifts of the autoencoder's config in the place of ones found from rounded numbers."""
     known = {0.0}
     for value in dict(config).values():
         values = value if isinstance(value, (list, tuple)) else [value]

@@ -76,9 +76,7 @@ def learn(recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> tupl
     for name in recorder.networks:
         if one.changed[name] is not None:
             raise CannotProbe(f"it changes {one.changed[name]} of its {name} for the length of a call")
-    many = recorder.record(
-        calling.repeated(call, PATTERNS, steps), PATTERNS, steps=len(one.steps), last_state=patterns
-    )
+    many = recorder.record(calling.repeated(call, PATTERNS, steps), PATTERNS, steps=len(one.steps), last_state=patterns)
     found = combination(many.steps, PATTERNS, tolerance(many.steps[0]))
     learnt = Learnt(templates(one, many), found, many.steps[0].sample.shape[1:], steps)
     return learnt, one, many
@@ -114,7 +112,8 @@ def check(learnt: Learnt, pipe: Any, one: Recording) -> None:
     halves = learnt.halves(step, 1)
     with torch.no_grad():
         outputs = [
-            None if h is None else h[0](pipe, step.scaled, t, {k: torch_rows(v) for k, v in h[1].items()}) for h in halves
+            None if h is None else h[0](pipe, step.scaled, t, {k: torch_rows(v) for k, v in h[1].items()})
+            for h in halves
         ]
     assert outputs[0] is not None
     got, wanted = learnt.combination(outputs[0], outputs[1]), model_output(step)

@@ -27,9 +27,7 @@ class Recipe:
     calls: tuple[CallTemplate, ...]
     sign: int
 
-    def __call__(
-        self, networks: Any, state: torch.Tensor, t: torch.Tensor, rows: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def __call__(self, networks: Any, state: torch.Tensor, t: torch.Tensor, rows: Mapping[str, Any]) -> torch.Tensor:
         """The half's output in the state's layout, [B, ...].
 
         Args:
@@ -82,9 +80,7 @@ def _alike(a: Any, b: Any) -> bool:
 Half = tuple[Recipe, dict[str, list[Any]]]
 
 
-def half(
-    templates: Sequence[CallTemplate], calls: Sequence[NetworkCall], source: Source, sign: int, rows: int
-) -> Half:
+def half(templates: Sequence[CallTemplate], calls: Sequence[NetworkCall], source: Source, sign: int, rows: int) -> Half:
     """One half's recipe and the rows that a recording has of it.
 
     Args:

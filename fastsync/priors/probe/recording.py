@@ -109,9 +109,7 @@ class Recorder:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.modules: dict[str, torch.nn.Module] = {
-            name: part
-            for name, part in {**vars(pipe), **pipe.components}.items()
-            if isinstance(part, torch.nn.Module)
+            name: part for name, part in {**vars(pipe), **pipe.components}.items() if isinstance(part, torch.nn.Module)
         }
         self.takes = inspect.signature(type(pipe).__call__).parameters
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
@@ -164,7 +162,7 @@ class Recorder:
                     state.restore()
             if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=False)):
                 raise CannotProbe(
-                    f"{run.name}'s call draws from torch's global random generator, so no seed could repeat its pictures"
+                    f"{run.name}'s call draws from torch's global random generator, so no seed can repeat its pictures"
                 )
         if not run.recording.steps:
             raise CannotProbe(f"{run.name}'s call ended without a step of its scheduler")
@@ -253,7 +251,13 @@ class _Run:
         return own(*args, **kwargs)
 
     def _step(
-        self, own: Callable[..., Any], model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any
+        self,
+        own: Callable[..., Any],
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        *_: Any,
+        **__: Any,
     ) -> StepOutput:
         recording = self.recording
         if self.expected is not None and not torch.equal(sample.to(self.expected.dtype), self.expected):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def _float(t: torch.Tensor) -> torch.Tensor:
 
 
 # How pipelines compute times: cast first or last, times or divided by a number, from 1 or from 1000 down.
-TIMES = {
+TIMES: dict[str, Callable[[torch.Tensor, float, float, torch.dtype], torch.Tensor]] = {
     "t": lambda t, alpha, beta, dtype: t.to(dtype),
     "t / n": lambda t, alpha, beta, dtype: t.to(dtype) / round(1 / alpha),
     "t / n, cast": lambda t, alpha, beta, dtype: (t / round(1 / alpha)).to(dtype),
