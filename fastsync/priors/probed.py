@@ -16,6 +16,7 @@ from .base import PipelinePrior, Prediction, strings
 from .codecs import PIXELS, VaeCodec
 from .probe.calling import Calling, groups
 from .probe.comparing import templates
+from .probe.fitness import check_fit
 from .probe.guidance import RULES, Combination, holds
 from .probe.layout import Layout
 from .probe.learning import check, learn, learn_tail, tolerance, torch_rows
@@ -67,9 +68,10 @@ class ProbedPrior(PipelinePrior):
         pipe_kwargs: Mapping[str, Any] | None = None,
         neighbours: NeighbourLists | None = None,
     ) -> None:
+        self._recorder = Recorder(pipe)
+        check_fit(pipe, self._recorder.modules)
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
         self.schedule = NoiseSchedule(pipe.scheduler, solver)
-        self._recorder = Recorder(pipe)
         asked = None if window is None else check_pair("window", window)
         self._calling = Calling(self._recorder, asked, pipe_kwargs or {}, conditioning_scale)
         self.takes_control = self._calling.control is not None
