@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 
 from .registry import FAMILIES
 
@@ -40,14 +41,18 @@ class OwnRun:
 
 
 def spied(pipe: Any, call: dict[str, Any], *, steps: int, seed: int = 0, **more: Any) -> OwnRun:
-    """``pipe(**call)`` on a shallow copy with a copied scheduler: the pipeline and its scheduler stay as they were.
+    """``pipe(**call)`` on a shallow copy with copied schedulers and guiders: the pipeline and they stay as they were.
 
     Args:
         call: arguments of ``__call__`` without ``generator``, ``num_inference_steps`` and ``output_type``.
         more: overrides of ``call`` and of ``output_type`` ("pt").
     """
     run, scaled = OwnRun(), []
-    shadow, scheduler = copy.copy(pipe), copy.deepcopy(pipe.scheduler)
+    shadow = copy.copy(pipe)
+    for name, part in pipe.components.items():
+        if isinstance(part, ConfigMixin) and not isinstance(part, torch.nn.Module):
+            shadow.__dict__[name] = copy.deepcopy(part)
+    scheduler = shadow.scheduler
     real_step, real_scale = scheduler.step, getattr(scheduler, "scale_model_input", None)
 
     @functools.wraps(real_step)
@@ -72,7 +77,6 @@ def spied(pipe: Any, call: dict[str, Any], *, steps: int, seed: int = 0, **more:
             return out
 
         scheduler.scale_model_input = scale
-    shadow.__dict__["scheduler"] = scheduler
     generator = torch.Generator().manual_seed(seed)
     settings = {"num_inference_steps": steps, "generator": generator, "output_type": "pt", **call, **more}
     with torch.random.fork_rng(devices=[]):

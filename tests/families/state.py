@@ -22,6 +22,9 @@ def snapshot(pipe: Any, *generators: torch.Generator) -> dict[str, Any]:
     devices, identity, ``requires_grad``, ``grad``, versions), hooks, attention processors and every plain attribute;
     of each scheduler its whole ``__dict__``; the states of the global generators of torch, NumPy and Python, and of
     ``generators``. Values are copied, objects that cannot be compared are held by identity.
+
+    Some networks make tables on their first call (Z-Image's positions, video autoencoders' caches): take the snapshot
+    of a pipeline that has run once, by ``running.spied``.
     """
     found: dict[str, Any] = {
         "global torch generator": torch.get_rng_state(),
@@ -103,8 +106,8 @@ def module(value: torch.nn.Module, place: str, seen: dict[int, str]) -> dict[str
         for key, item in vars(value)[kind].items():
             found |= held(item, f"{place}.{key}", seen)
     for key, item in vars(value).items():
-        if key in MODULE_DICTS or key == CAPTURING[1]:
-            continue
+        if key in MODULE_DICTS or key == CAPTURING[1] or (key == "_diffusers_hook" and not item.hooks):
+            continue  # diffusers makes an empty registry when it is first asked for a cache context
         if key.endswith("hooks") or "_hooks_" in key:
             found[f"{place}: {key}"] = hooks(item) if isinstance(item, dict) else repr(item)
         else:
