@@ -9,31 +9,28 @@ import torch
 
 from .. import ops
 from ..conditions import Conditions
-from ..diffusion import NoiseSchedule, SolverChoice, StepTable
-from ..errors import check_int, check_pair
+from ..diffusion import SolverChoice, StepTable
+from ..errors import check_int
 from ..guidance import Guidance
-from .base import PipelinePrior, Prediction, strings
-from .codecs import PIXELS, VaeCodec
-from .probe.calling import Calling, groups
+from .base import Prediction
+from .called import CalledPrior
+from .probe.calling import groups, guidance_argument
 from .probe.comparing import templates
-from .probe.fitness import check_fit
 from .probe.guidance import RULES, Combination, holds
-from .probe.layout import Layout
 from .probe.learning import check, learn, learn_tail, tolerance, torch_rows
-from .probe.nested import same
 from .probe.recipe import Half, Recipe
-from .probe.recording import Recorder, Recording
+from .probe.recording import Recording
 from .probe.refusal import CannotProbe
+from .probe.timing import own_steps
 from .request import Told, ViewRequest
 from .reuse import DeepFeatures
 from .runtime import Runtime
 from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 
-_TIMES = ("sigmas", "mu", "timesteps", "original_inference_steps")  # arguments of NoiseSchedule.steps
 RECIPE, RECIPES = "recipe", "recipes"  # names among the conditions
 
 
-class ProbedPrior(PipelinePrior):
+class ProbedPrior(CalledPrior):
     """The prior inside any diffusers pipeline whose ``__call__`` can be learnt.
 
     The pipeline is called with stand-ins for its scheduler and its networks, which show how the networks are asked and
@@ -68,33 +65,11 @@ class ProbedPrior(PipelinePrior):
         pipe_kwargs: Mapping[str, Any] | None = None,
         neighbours: NeighbourLists | None = None,
     ) -> None:
-        self._recorder = Recorder(pipe)
-        check_fit(pipe, self._recorder.modules)
-        self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
-        self.schedule = NoiseSchedule(pipe.scheduler, solver)
-        asked = None if window is None else check_pair("window", window)
-        self._calling = Calling(self._recorder, asked, pipe_kwargs or {}, conditioning_scale)
-        self.takes_control = self._calling.control is not None
-        self._call = self._calling.plain()
+        super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs)
         self._learnt, one, many = learn(self._recorder, self._calling, self._call)
         check(self._learnt, pipe, one)
-        tail = learn_tail(many, pipe)
+        self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
         self._rule: Combination | None = None
-        if tail is None:
-            c, h, w = self._learnt.state_shape
-            self.codec, self.layout = PIXELS, Layout((c, h, w), (c, h, w))
-        else:
-            self.layout = tail.layout
-            vae = getattr(pipe, many.decoder)
-            self.codec = VaeCodec(vae, factor=tail.factor, shift=tail.shift, patch=tail.patch, dtype=tail.dtype)
-        self.window = self.layout.view_shape[1:]
-        made = (self.window[0] * self.scale, self.window[1] * self.scale)
-        if asked is not None and made != asked:
-            raise ValueError(
-                f"window is {asked[0]} x {asked[1]} pixels, and {type(pipe).__name__} makes views of {made[0]} x "
-                f"{made[1]} of it: ask for that size."
-            )
-
         self.sharing: SharedAttention | None = None
         if neighbours is not None:
             unet = self._unet
@@ -115,16 +90,8 @@ class ProbedPrior(PipelinePrior):
         return network if type(model).__name__ == "UNet2DConditionModel" else None
 
     @property
-    def view_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a view in the autoencoder's cells, or in pixels."""
-        return self.layout.view_shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        network = getattr(self.pipe, self._learnt.templates[-1].network)
-        found: torch.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-        return found
+    def _denoiser(self) -> str:
+        return self._learnt.templates[-1].network
 
     # ---- the network ------------------------------------------------------------------------------------------
 
@@ -216,15 +183,6 @@ class ProbedPrior(PipelinePrior):
 
     # ---- conditions -------------------------------------------------------------------------------------------
 
-    def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
-    ) -> tuple[Conditions, Conditions | None]:
-        """Conditions ``(cond, uncond)`` of n prompts, with the pipeline's own guidance."""
-        prompts, negatives = strings(prompt, negative_prompt)
-        told = self.told(ViewRequest(len(prompts), prompts, negatives))
-        assert isinstance(told.cond, Conditions) and (told.uncond is None or isinstance(told.uncond, Conditions))
-        return told.cond, told.uncond
-
     def told(self, request: ViewRequest) -> Told:
         """Conditions of all views, from calls of the pipeline with each view's own arguments.
 
@@ -234,7 +192,7 @@ class ProbedPrior(PipelinePrior):
         """
         calling = self._calling
         calling.check(request)
-        calling.extra = self._guidance_argument(request)
+        calling.extra = guidance_argument(self._recorder, calling, request)
         calling.seed(request.seed)
         calls = [calling.of_view(request, view) for view in range(request.num_views)]
         together = groups(calls)
@@ -309,29 +267,6 @@ class ProbedPrior(PipelinePrior):
         ]
         return made[0], made[1] if uncond is not None else None
 
-    def _guidance_argument(self, request: ViewRequest) -> dict[str, Any]:
-        """How the caller's guidance scale is told: an argument that has an effect."""
-        if request.guidance is None:
-            return {}
-        calling, scale = self._calling, request.guidance.scale
-        for argument in ("guidance_scale", "true_cfg_scale"):
-            if not calling.takes(argument) or (argument in calling._given):
-                continue
-            calling.extra = {}
-            found = []
-            for value in (scale, max(scale, 1.0) + 2.0):
-                calling.extra = {"guidance_scale": None, argument: value}
-                call = calling.repeated(calling.of_view(request, 0), 1)
-                recording = self._recorder.record(call, 1, stop_after=1)
-                step = recording.steps[0]
-                found.append((step.output, [(c.args, c.kwargs) for c in step.calls]))
-            if not same(found[0], found[1]):
-                return {"guidance_scale": None, argument: scale}
-        raise ValueError(
-            f"guidance_scale={scale:g} has no effect on {type(self.pipe).__name__}: leave it out, or give what its "
-            "guidance needs beside it, such as a negative prompt."
-        )
-
     def _guidance(self, found: Combination, request: ViewRequest) -> Guidance:
         """How the halves are combined: the caller's guidance in fastsync's terms."""
         asked = request.guidance
@@ -365,24 +300,9 @@ class ProbedPrior(PipelinePrior):
         count = check_int("num_inference_steps", num_inference_steps)
         call = self._calling.repeated(self._call, 1, count)
         recording = self._recorder.record(call, 1)
-        given = dict(recording.times or {})
-        given.pop("num_inference_steps", None)
-        unknown = {k: v for k, v in given.items() if k not in _TIMES}
-        if recording.times is None or unknown:
-            raise CannotProbe(
-                f"it sets its times by {', '.join(unknown)}"
-                if unknown
-                else "its scheduler's set_timesteps is not called"
-            )
-        if self.schedule.solver == "ddim" and self.schedule.kind == "vp":
-            return self.schedule.steps(count, eta)
-        table = self.schedule.steps(count, eta, **given)
-        times = torch.stack([torch.as_tensor(step.t).double().cpu().reshape(()) for step in recording.steps])
-        skipped = len(table) - len(times)
-        if skipped < 0 or not torch.allclose(table.timesteps[skipped:].double(), times, rtol=1e-4, atol=1e-3):
-            raise CannotProbe("it takes its steps at other times than those that its scheduler has set")
+        table = own_steps(self.schedule, recording, count, eta)
         self._check_steps(recording)
-        return table.after(skipped)
+        return table
 
     def _check_steps(self, recording: Recording) -> None:
         """Every step of a run's length is one that was learnt."""

@@ -80,7 +80,7 @@ class Calling:
                 f"the call of {self.name} takes no height and width, so window={window} cannot be asked of it: leave "
                 "window out, and give the size by what the call takes, such as an image of that size."
             )
-        self._given = dict(pipe_kwargs)
+        self.given = dict(pipe_kwargs)
         self._fixed: dict[str, Any] = {} if window is None else {"height": window[0], "width": window[1]}
         self._set("use_resolution_binning", False)  # pictures of the size that is asked for, and no other
         self._set("output_type", "np")
@@ -98,7 +98,7 @@ class Calling:
         self._seed = seed
 
     def _set(self, argument: str, value: Any) -> None:
-        if self.takes(argument) and argument not in self._given:
+        if self.takes(argument) and argument not in self.given:
             self._fixed[argument] = value
 
     @property
@@ -106,12 +106,12 @@ class Calling:
         """The name of the argument that takes what a ControlNet sees; None without one."""
         if not any(getattr(self._pipe, name, None) is not None for name in _NETWORKS_OF_CONTROLS):
             return None
-        return next((name for name in _CONTROLS if self.takes(name) and name not in self._given), None)
+        return next((name for name in _CONTROLS if self.takes(name) and name not in self.given), None)
 
     @property
     def has_embeddings(self) -> bool:
         """Whether the user's arguments bring the prompt as embeddings."""
-        return any(name.startswith("prompt_embeds") for name in self._given)
+        return any(name.startswith("prompt_embeds") for name in self.given)
 
     # ---- one picture ------------------------------------------------------------------------------------------
 
@@ -123,21 +123,21 @@ class Calling:
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
         """Arguments of one view, but for the random numbers."""
         call: dict[str, Any] = {**self._fixed}
-        for argument, value in self._given.items():
+        for argument, value in self.given.items():
             call[argument] = value[view] if isinstance(value, ByView) else value
         if request.prompts is not None:
             call["prompt"] = request.prompts[view if len(request.prompts) > 1 else 0]
         if request.negative_prompt is not None:
             negative = request.negative_prompt
             call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
-        elif self.takes("negative_prompt") and "negative_prompt_embeds" in self._given:
+        elif self.takes("negative_prompt") and "negative_prompt_embeds" in self.given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
         if request.guidance is not None and "guidance_scale" not in self.extra:
             call["guidance_scale"] = request.guidance.scale
         call.update({name: value for name, value in self.extra.items() if value is not None})
         if request.places is not None and self.takes("crops_coords_top_left"):
             for argument, value in (("crops_coords_top_left", request.places[view]), ("original_size", request.size)):
-                if argument not in self._given:
+                if argument not in self.given:
                     call[argument] = value
         if self.control is not None:
             call[self.control] = self._control(request.control, view)
@@ -207,7 +207,7 @@ class Calling:
                 f"{self.name} has no ControlNet to show pictures of the views to: leave them out, or give the "
                 "pipeline one."
             )
-        for argument, value in self._given.items():
+        for argument, value in self.given.items():
             if isinstance(value, ByView) and len(value) != request.num_views:
                 raise ValueError(
                     f"pipe_kwargs[{argument!r}] has values for {len(value)} views, and there are {request.num_views}: "
@@ -235,3 +235,29 @@ def groups(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 def _without_texts(call: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name not in _TEXTS}
+
+
+def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest) -> dict[str, Any]:
+    """How the caller's guidance scale is told: an argument that has an effect.
+
+    Raises:
+        ValueError: none has.
+    """
+    if request.guidance is None:
+        return {}
+    scale = request.guidance.scale
+    for argument in ("guidance_scale", "true_cfg_scale"):
+        if not calling.takes(argument) or argument in calling.given:
+            continue
+        found = []
+        for value in (scale, max(scale, 1.0) + 2.0):
+            calling.extra = {"guidance_scale": None, argument: value}
+            call = calling.repeated(calling.of_view(request, 0), 1)
+            step = recorder.record(call, 1, stop_after=1).steps[0]
+            found.append((step.output, [(c.args, c.kwargs) for c in step.calls]))
+        if not same(found[0], found[1]):
+            return {"guidance_scale": None, argument: scale}
+    raise ValueError(
+        f"guidance_scale={scale:g} has no effect on {type(recorder.pipe).__name__}: leave it out, or give what its "
+        "guidance needs beside it, such as a negative prompt."
+    )

@@ -7,14 +7,20 @@ from typing import Any
 import torch
 
 
-def check_fit(pipe: Any, networks: dict[str, torch.nn.Module]) -> None:
-    """ValueError, in one sentence, for a pipeline that no call would tell anything of.
+def modules_of(pipe: Any) -> dict[str, torch.nn.Module]:
+    """The modules of a diffusers pipeline by name."""
+    parts = {**vars(pipe), **pipe.components}
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
-    Args:
-        pipe: a diffusers pipeline.
-        networks: its modules by name.
-    """
+
+def check_fit(pipe: Any) -> None:
+    """ValueError, in one sentence, for a pipeline that no call would tell anything of."""
     name = type(pipe).__name__
+    if not isinstance(getattr(pipe, "components", None), dict):
+        raise ValueError(
+            f"{name} is no diffusers pipeline: pass one, or wrap your network with fastsync.FunctionPrior."
+        )
+    networks = modules_of(pipe)
     if getattr(pipe, "scheduler", None) is None or not hasattr(pipe.scheduler, "step"):
         raise ValueError(f"{name} has no scheduler to take steps by: give it one, such as DDIMScheduler.")
     if not networks:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +10,11 @@ from typing import Any
 import torch
 
 from ...errors import shown
-from .keeping import PlainState, quiet, random_kept, random_states, set_random_states
-from .nested import first, kept, leaves, mapped
+from .fitness import modules_of
+from .keeping import PlainState, quiet, random_kept, random_states
+from .nested import first, kept, mapped
 from .refusal import CannotProbe
+from .shadow import Shadow
 from .standing_in import StandIn, StepOutput
 
 
@@ -109,9 +109,7 @@ class Recorder:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.modules: dict[str, torch.nn.Module] = {
-            name: part for name, part in {**vars(pipe), **pipe.components}.items() if isinstance(part, torch.nn.Module)
-        }
+        self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
         self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
@@ -147,7 +145,7 @@ class Recorder:
             before = random_states()
             try:
                 with torch.no_grad():
-                    run.recording.pictures = type(self.pipe).__call__(run.shadow(), **call)
+                    run.recording.pictures = type(self.pipe).__call__(run.copied(), **call)
             except _Stop:
                 pass
             except CannotProbe:
@@ -176,7 +174,7 @@ class Recorder:
         return run.recording
 
 
-class _Run:
+class _Run(Shadow):
     """The stand-ins of one call."""
 
     def __init__(
@@ -189,6 +187,7 @@ class _Run:
         stop_after: int | None,
         last_state: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> None:
+        super().__init__(recorder.pipe, recorder.modules, recorder.texts)
         self.recorder, self.plain, self.real, self.count, self.stop_after = recorder, plain, real, steps, stop_after
         self.last_state = last_state
         self.recording = Recording(rows)
@@ -196,44 +195,7 @@ class _Run:
         self.calls: list[NetworkCall] = []
         self.scaled: torch.Tensor | None = None
         self.expected: torch.Tensor | None = None
-        self.stand_ins: dict[str, StandIn] = {}
-        self.name = type(recorder.pipe).__name__
-
-    # ---- the copy of the pipeline -----------------------------------------------------------------------------
-
-    def shadow(self) -> Any:
-        """The shallow copy with its stand-ins."""
-        pipe = self.recorder.pipe
-        shadow = copy.copy(pipe)
-        parts = vars(shadow)
-        parts["_progress_bar_config"] = {"disable": True}
-        parts["scheduler"] = self.recording.scheduler = self._scheduler(pipe.scheduler)
-        for name, module in self.recorder.modules.items():
-            if hasattr(module, "decode") and hasattr(module, "encode"):
-                stand_in = StandIn(module, self._outside(module))
-                vars(stand_in)["decode"] = functools.partial(self._decode, name, stand_in)
-                vars(stand_in)["encode"] = functools.partial(self._encode, module)
-            else:
-                stand_in = StandIn(module, functools.partial(self._answer, name, module))
-            self.stand_ins[name] = stand_in
-            parts[name] = stand_in
-        if hasattr(pipe, "encode_prompt"):
-            parts["encode_prompt"] = functools.partial(self._encode_prompt, shadow)
-        return shadow
-
-    def _scheduler(self, given: Any) -> Any:
-        scheduler = copy.deepcopy(given)
-        for method, wrapper in (
-            ("step", self._step),
-            ("set_timesteps", self._set_timesteps),
-            ("scale_model_input", self._scale),
-            ("add_noise", self._noised),
-            ("scale_noise", self._noised),
-        ):
-            own = getattr(scheduler, method, None)
-            if own is not None:
-                setattr(scheduler, method, functools.wraps(own)(functools.partial(wrapper, own)))
-        return scheduler
+        self.recording.scheduler = self.scheduler
 
     # ---- the scheduler ----------------------------------------------------------------------------------------
 
@@ -293,43 +255,6 @@ class _Run:
         return StepOutput((following, following))
 
     # ---- the networks -----------------------------------------------------------------------------------------
-
-    def _outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that may draw from global generators, as dropout does, without being seen to."""
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            states = random_states()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                set_random_states(states)
-
-        return called
-
-    def _encode_prompt(self, shadow: Any, *args: Any, **kwargs: Any) -> Any:
-        """The pipeline's own, asked once for the same texts."""
-        own = functools.partial(type(self.recorder.pipe).encode_prompt, shadow)
-        values = list(leaves([*args, kwargs]))
-        if any(isinstance(value, torch.Tensor) for value in values):
-            return own(*args, **kwargs)
-        key = repr((args, sorted(kwargs.items())))
-        if key not in self.recorder.texts:
-            self.recorder.texts[key] = own(*args, **kwargs)
-        return mapped(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, self.recorder.texts[key])
-
-    def _encode(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-        """The autoencoder's own; a posterior from which nobody's generator is to draw gives its mean."""
-        output = self._outside(module.encode)(*args, **kwargs)
-        posterior = getattr(output, "latent_dist", None)
-        if posterior is not None:
-            own, mean = posterior.sample, posterior.mode
-
-            def sample(generator: Any = None) -> torch.Tensor:
-                drawn: torch.Tensor = mean() if generator is None else own(generator)
-                return drawn
-
-            posterior.sample = sample
-        return output
 
     def _decode(self, name: str, stand_in: StandIn, z: torch.Tensor, *_: Any, **__: Any) -> Any:
         if not self.recording.steps:
