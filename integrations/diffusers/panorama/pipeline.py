@@ -94,6 +94,12 @@ class Pictures:
     ) -> None:
         if not isinstance(generators, list):
             generators = [generators] * len(conditions)
+        if len(generators) != len(conditions):
+            raise ValueError(
+                f"generator must be one torch.Generator or one for each of the {len(conditions)} pictures, got "
+                f"{len(generators)} of them."
+            )
+        check_shape(latents, (len(conditions), settings["prior"].view_shape[0], *settings["canvas"].size))
         rows = zip(conditions, latents.split(1), generators, strict=True)
         self.sessions = [
             fs.Session(**told, latents=noise, generator=generator, **settings) for told, noise, generator in rows
@@ -128,6 +134,7 @@ class Pictures:
 
     @latents.setter
     def latents(self, latents: torch.Tensor) -> None:
+        check_shape(latents, self.latents.shape)
         for session, canvas in zip(self.sessions, latents.to(self.run.dtype).split(1), strict=True):
             # As diffusers does it: Session.replace would make the next step one of first order.
             session.run.states.replace_after(self.step, self.run.canvas.project(canvas / self.scale))
@@ -262,11 +269,9 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
 
         size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         window = (min(self.window_size, size[0]), min(self.window_size, size[1]))
-        shape = (count, self.unet.config.in_channels, *size)
         if latents is None:
+            shape = (count, self.unet.config.in_channels, *size)
             latents = randn_tensor(shape, generator, device, prompt_embeds.dtype)
-        if tuple(latents.shape) != shape:
-            raise ValueError(f"latents must be of shape {shape}, a row for each picture, got {tuple(latents.shape)}.")
         pictures = Pictures(
             self,
             prompt_embeds.dtype,
@@ -276,6 +281,7 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
             prior=WindowPrior(self, window, timesteps, **told),
             canvas=fs.WideCanvas(size, window, self.window_stride, loop="x" if circular_padding else False),
             method=fs.MultiDiffusion(),
+            previews=False,
             guidance_scale=fs.Guidance(guidance_scale, guidance_rescale),
             num_inference_steps=num_inference_steps,
             eta=self.prepare_extra_step_kwargs(None, eta).get("eta", 0.0),
@@ -331,7 +337,15 @@ def conditions(text: torch.Tensor, images: Sequence[torch.Tensor], count: int) -
 
     ``uncond`` is None without guidance.
     """
+    if len(text) not in (count, 2 * count):
+        raise ValueError(f"prompt_embeds must have {count} rows, or {2 * count} with guidance, got {len(text)}.")
     rows = {"text": text, **{f"image {i}": image for i, image in enumerate(images)}}
-    alone = [fs.Conditions({name: row[k : k + 1] for name, row in rows.items()}) for k in range(len(text))]
-    unconditional = alone[:count] if len(text) == 2 * count else [None] * count
-    return [{"cond": c, "uncond": u} for c, u in zip(alone[-count:], unconditional, strict=True)]
+    told = [fs.Conditions({name: row[k : k + 1] for name, row in rows.items()}) for k in range(len(text))]
+    unconditional = told[:count] if len(text) == 2 * count else [None] * count
+    return [{"cond": c, "uncond": u} for c, u in zip(told[-count:], unconditional, strict=True)]
+
+
+def check_shape(latents: torch.Tensor, shape: Sequence[int]) -> None:
+    """ValueError where latents are not a row for each picture."""
+    if tuple(latents.shape) != tuple(shape):
+        raise ValueError(f"latents must be of shape {tuple(shape)}, a row a picture, got {tuple(latents.shape)}.")
