@@ -89,16 +89,29 @@ def check_names(pipe: Any, pipe_kwargs: Mapping[str, Any]) -> None:
             f"pipe_kwargs must be a dictionary of arguments by name, got {shown(pipe_kwargs)}: pass e.g. "
             "{'clip_skip': 1}."
         )
-    parameters = list(inspect.signature(type(pipe).__call__).parameters.values())[1:]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters]
-    unknown = [name for name in pipe_kwargs if name not in known]
+    known = _names_of_call(type(pipe))
+    unknown = [name for name in pipe_kwargs if name not in known] if known else []
     if unknown:
         raise ValueError(
             f"pipe_kwargs has {unknown[0]!r}, which the call of {type(pipe).__name__} does not take: it takes "
             f"{', '.join(known)}."
         )
+
+
+def _names_of_call(kind: type) -> list[str]:
+    """The arguments of a pipeline class's call; none where it takes any name.
+
+    What a class hands on by ``**kwargs`` its base classes name. Pipelines of diffusers' own have them for deprecated
+    arguments only, and drop all others.
+    """
+    names: list[str] = []
+    for owner in (c for c in kind.__mro__ if "__call__" in vars(c)):
+        parameters = list(inspect.signature(owner.__call__).parameters.values())[1:]
+        further = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not further or owner.__module__.startswith("diffusers."):
+            return list(dict.fromkeys(names))
+    return []
 
 
 def _by_structure(pipe: Any) -> Adapter:
