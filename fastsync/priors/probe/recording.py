@@ -111,7 +111,6 @@ class Recorder:
         self.pipe = pipe
         self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
-        self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
         self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
         self.asked: dict[str, NetworkCall] = {}  # a real call of each module
         self.texts: dict[str, Any] = {}
