@@ -13,6 +13,7 @@ from ..errors import check_pair
 from .base import PipelinePrior, strings
 from .codecs import PIXELS, VaeCodec
 from .probe.calling import Calling
+from .probe.fitness import check_fit
 from .probe.layout import Layout, Tail
 from .probe.recording import Recorder
 from .request import ViewRequest
@@ -40,6 +41,7 @@ class CalledPrior(PipelinePrior):
         conditioning_scale: float | None,
         pipe_kwargs: Mapping[str, Any] | None,
     ) -> None:
+        check_fit(pipe)
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
         self.schedule = NoiseSchedule(pipe.scheduler, solver)
         self._recorder = Recorder(pipe)

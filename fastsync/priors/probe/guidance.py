@@ -131,6 +131,8 @@ def model_output(step: Step) -> torch.Tensor:
 
 def _found(step: Step, rows: int, tolerance: float) -> Combination:
     shape, wanted = step.sample.shape[1:], model_output(step).double()
+    if not bool(wanted.isfinite().all()):
+        raise CannotProbe("it makes values of its network's output that are NaN or infinite")
     pieces: dict[Source, torch.Tensor] = {}
     for index, call in enumerate(step.calls):
         output = first(call.output)

@@ -12,7 +12,7 @@ from .calling import FEW, Calling
 from .comparing import templates
 from .guidance import Combination, combination, model_output
 from .layout import PATTERNS, Tail, patterns, snapped, tail
-from .nested import first, leaves
+from .nested import first, leaves, mapped, same
 from .recipe import Half, half
 from .recording import Recorder, Recording, Step
 from .refusal import CannotProbe
@@ -75,7 +75,7 @@ def learn(recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> tupl
         )
     for name in recorder.networks:
         if one.changed[name] is not None:
-            raise CannotProbe(f"it changes {one.changed[name]} of its {name} for the length of a call")
+            raise CannotProbe(f"it changes {one.changed[name]} of its {name} while it runs")
     many = recorder.record(calling.repeated(call, PATTERNS, steps), PATTERNS, steps=len(one.steps), last_state=patterns)
     found = combination(many.steps, PATTERNS, tolerance(many.steps[0]))
     learnt = Learnt(templates(one, many), found, many.steps[0].sample.shape[1:], steps)
@@ -109,12 +109,18 @@ def check(learnt: Learnt, pipe: Any, one: Recording) -> None:
     """
     step = one.steps[0]
     t = torch.as_tensor(step.t, device=step.sample.device).reshape(1)
-    halves = learnt.halves(step, 1)
-    with torch.no_grad():
-        outputs = [
-            None if h is None else h[0](pipe, step.scaled, t, {k: torch_rows(v) for k, v in h[1].items()})
-            for h in halves
-        ]
+    outputs: list[torch.Tensor | None] = []
+    for asked in learnt.halves(step, 1):
+        if asked is None:
+            outputs.append(None)
+            continue
+        recipe, found = asked
+        state, rows = step.scaled.clone(), {name: torch_rows(values) for name, values in found.items()}
+        before = mapped(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, [state, rows])
+        with torch.no_grad():
+            outputs.append(recipe(pipe, state, t, rows))
+        if not same(before, [state, rows]):
+            raise CannotProbe("its network writes into what it is given")
     assert outputs[0] is not None
     got, wanted = learnt.combination(outputs[0], outputs[1]), model_output(step)
     error = float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import shown
+from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
 from .nested import first, kept, mapped
 from .refusal import CannotProbe
@@ -61,7 +62,8 @@ class Recording:
         decoder_dtype: what the pipeline cast the autoencoder to; None if it did not.
         pictures: what the call returned, where no autoencoder ended it.
         scheduler: the copy that took part, with its times set.
-        changed: of each component, what the pipeline changed of it before the loop's first step; None if nothing.
+        changed: of each component, what the pipeline changed of it by the loop's first step, or set in it at any time;
+            None if nothing.
     """
 
     rows: int
@@ -103,9 +105,7 @@ class Recorder:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.modules: dict[str, torch.nn.Module] = {
-            name: part for name, part in {**vars(pipe), **pipe.components}.items() if isinstance(part, torch.nn.Module)
-        }
+        self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
         self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
@@ -149,7 +149,7 @@ class Recorder:
             except Exception as error:
                 reason = " ".join(str(error).split())
                 reason = reason if len(reason) < 160 else reason[:157] + "..."
-                raise CannotProbe(f"{run.name}'s own call raised {type(error).__name__}: {reason}") from error
+                raise CannotProbe(f"its own call raised {type(error).__name__}: {reason}") from error
             finally:
                 for hook in getattr(self.pipe, "_all_hooks", ()):  # accelerate's, of offloaded models
                     hook.offload()
@@ -157,10 +157,13 @@ class Recorder:
                     state.restore()
             if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=False)):
                 raise CannotProbe(
-                    f"{run.name}'s call draws from torch's global random generator, so no seed can repeat its pictures"
+                    "its call draws from torch's global random generator, so no seed can repeat its pictures"
                 )
         if not run.recording.steps:
-            raise CannotProbe(f"{run.name}'s call ended without a step of its scheduler")
+            raise CannotProbe("its call ended without a step of its scheduler")
+        for name, stand_in in run.stand_ins.items():
+            if stand_in.attributes_set:
+                run.recording.changed[name] = stand_in.attributes_set[0]
         if not self.networks and len(run.recording.steps) > 1:
             run.recording.forget_preparation()
             self.networks = {call.name for call in run.recording.steps[0].calls}
@@ -222,16 +225,14 @@ class _Run(Shadow):
     ) -> StepOutput:
         recording = self.recording
         if self.expected is not None and not torch.equal(sample.to(self.expected.dtype), self.expected):
-            raise CannotProbe(
-                f"{self.name} changes the state between two steps of its scheduler, as inpainting by blending does"
-            )
+            raise CannotProbe("it changes the state between two steps of its scheduler, as inpainting by blending does")
         if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
             raise CannotProbe(
-                f"{self.name} hands its scheduler {shown(getattr(sample, 'shape', sample))} for {recording.rows} "
+                f"it hands its scheduler {shown(getattr(sample, 'shape', sample))} for {recording.rows} "
                 "pictures, where one row a picture is needed"
             )
         if not self.calls:
-            raise CannotProbe(f"{self.name} takes a step without asking a network")
+            raise CannotProbe("it takes a step without asking a network")
         if not recording.steps:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
@@ -253,7 +254,7 @@ class _Run(Shadow):
 
     def _decode(self, name: str, stand_in: StandIn, z: torch.Tensor, *_: Any, **__: Any) -> Any:
         if not self.recording.steps:
-            raise CannotProbe(f"{self.name} decodes latents before its first step")
+            raise CannotProbe("it decodes latents before its first step")
         self.recording.decoded, self.recording.decoder = z, name
         self.recording.decoder_dtype = stand_in.cast_to
         raise Stop
@@ -263,15 +264,17 @@ class _Run(Shadow):
         known = recorder.networks
         if known and name not in known:
             if in_loop:
-                raise CannotProbe(f"{self.name} asks its {name} in some steps only")
+                raise CannotProbe(f"it asks its {name} in some steps only")
             return self._outside(module)(*args, **kwargs)
         call = NetworkCall(name, kept(args), kept(kwargs))
         if in_loop or (known and not self.real):
             if name not in recorder.asked:
-                raise CannotProbe(f"{self.name} asks its {name} in some steps only")
+                raise CannotProbe(f"it asks its {name} in some steps only")
             call.output = made_up(call, recorder.asked[name], self.random)
             self._resemble(name, first(call.output))
         else:
+            # Copies, since a network may write into what it is given.
+            call.args, call.kwargs = mapped(_copied, call.args), mapped(_copied, call.kwargs)
             call.output = self._outside(module)(*args, **kwargs)
             recorder.asked[name] = call
         self.calls.append(call)
@@ -317,6 +320,10 @@ def made_up(call: NetworkCall, real: NetworkCall, random: torch.Generator) -> An
         return leaf(tree)
 
     return made(real.output)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def listed(call: NetworkCall) -> bool:

@@ -29,11 +29,13 @@ class Shadow:
     Attributes:
         name: of the pipeline's class.
         scheduler: the copy's, whose methods are answered here too.
+        stand_ins: of its networks by name, once it is copied.
     """
 
     def __init__(self, pipe: Any, modules: Mapping[str, torch.nn.Module], texts: dict[str, Any]) -> None:
         self.pipe, self.modules, self.texts = pipe, modules, texts
         self.name = type(pipe).__name__
+        self.stand_ins: dict[str, StandIn] = {}
         self.scheduler = self._scheduler(pipe.scheduler)
 
     # ---- the copy of the pipeline -----------------------------------------------------------------------------
@@ -51,7 +53,7 @@ class Shadow:
                 vars(stand_in)["encode"] = functools.partial(self._encode, module)
             else:
                 stand_in = StandIn(module, functools.partial(self._answer, name, module))
-            parts[name] = stand_in
+            parts[name] = self.stand_ins[name] = stand_in
         if hasattr(self.pipe, "encode_prompt"):
             parts["encode_prompt"] = functools.partial(self._encode_prompt, shadow)
         return shadow

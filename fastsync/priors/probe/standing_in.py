@@ -15,10 +15,15 @@ class StandIn:
         real: the module.
         answer: is called in its place.
         methods: further methods that are answered in its place.
+
+    Attributes:
+        attributes_set: names of the attributes that the pipeline has set.
     """
 
+    attributes_set: list[str]
+
     def __init__(self, real: torch.nn.Module, answer: Callable[..., Any], **methods: Callable[..., Any]) -> None:
-        vars(self).update(methods, _real=real, _answer=answer)
+        vars(self).update(methods, _real=real, _answer=answer, attributes_set=[])
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -26,6 +31,10 @@ class StandIn:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        vars(self)[name] = value
+        self.attributes_set.append(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._answer(*args, **kwargs)
