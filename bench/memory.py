@@ -2,13 +2,16 @@
 
     python -m bench.memory [--output FILE]
 
+And what decoding and encoding wider and wider pictures takes, whole and in strips.
+
 The networks run on tensors that have a shape and no data (torch's FakeTensorMode), in float16, and the bytes of all
 that is alive are added up. Weights are exact. Activations are what PyTorch's ops hand out and autograd keeps; what
 kernels take for themselves (cuDNN's workspaces), the CUDA context and the allocator's gaps are not in it.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +26,13 @@ from torch.utils._pytree import tree_iter
 
 from bench.machine import RESULTS, describe, write_json
 from bench.models import BUILDERS
-from fastsync.priors.codecs import kl
+from fastsync.priors.codecs import kl, maps
 
 LATENTS = (64, 256)  # of the picture
 WINDOW = (64, 64)
 TEXT = (77, 1024)
 VIEWS = range(1, 6)  # five windows with an overlap of 128 pixels
+CANVASES = (4, 16, 64)  # windows side by side, a quarter of each under the next
 LIMIT = 8e9  # bytes: what an 8 GiB card has less 0.6 GB, for the CUDA context and what else is not counted
 
 # The published configurations, as far as they differ from the defaults of the libraries' classes.
@@ -109,6 +113,53 @@ def evaluation(unet: Any, views: int, window: tuple[int, int], text: tuple[int, 
         return peak_of(work)
 
 
+class Elsewhere:
+    """Lines that are kept on another device, or in a file: here, what of them is on this device while it is read."""
+
+    def __init__(self, shape: Sequence[int], like: torch.Tensor, axis: int) -> None:
+        self.shape, self.like, self.axis = shape, like, axis
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        shape = list(self.shape)
+        shape[self.axis] = stop - start
+        return self.like.new_empty(shape)
+
+    def write(self, start: int, cells: torch.Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class OnDevice(maps.Maps):
+    """The maps of a picture, of which those outside of the budget take nothing."""
+
+    def outside(self, shape: Sequence[int]) -> maps.Store:
+        return Elsewhere(shape, self.like, self.cut.axis)
+
+
+def canvases(vae: Any, height: int, widths: dict[int, int], budgets: dict[str, int]) -> dict[str, Any]:
+    """Peak bytes of decoding and of encoding pictures so many cells high and wide: whole, and in strips by budget.
+
+    What is given is not in the peaks, what is made is.
+    """
+    found: dict[str, Any] = {}
+    dtype, cell = next(vae.parameters()).dtype, 2 ** (len(vae.config.block_out_channels) - 1)
+    for count, width in widths.items():
+        z = torch.zeros(1, vae.config.latent_channels, height, width, dtype=dtype)
+        pixels = torch.zeros(1, 3, cell * height, cell * width, dtype=dtype)
+        sizes = {"latents": z.nbytes, "pixels": pixels.nbytes}
+        with torch.no_grad():
+            peaks = {"decode": {"whole": peak_of(partial(vae.decode, z))}}
+            peaks["encode"] = {"whole": peak_of(partial(vae.encode, pixels))}
+            for name, budget in budgets.items():
+                make = partial(OnDevice, budget=budget)
+                peaks["decode"][name] = peak_of(partial(kl.decode, vae, z, make=make))
+                peaks["encode"][name] = peak_of(partial(kl.encode, vae, pixels, make=make))
+        found[str(count)] = {**sizes, **peaks}
+    return found
+
+
 def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = RESULTS / "memory_sd21.json") -> None:
     """Adds up weights, SyncVC's network calls and the decode."""
     with FakeTensorMode():
@@ -132,13 +183,19 @@ def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = 
         with torch.no_grad():
             decode = {
                 "plain": peak_of(lambda: vae.decode(latents, return_dict=False)[0]),
-                "tiled": peak_of(lambda: kl.decode(vae, latents)),
+                "tiled": peak_of(lambda: kl.decode(vae, latents, make=partial(OnDevice, budget=maps.GPU_BUDGET))),
             }
+        widths = {count: WINDOW[1] + (count - 1) * 3 * WINDOW[1] // 4 for count in CANVASES}
+        budgets = {"strips on a GPU": maps.GPU_BUDGET, "strips on a CPU": maps.BUDGET["cpu"]}
+        wider = canvases(vae, WINDOW[0], widths, budgets)
     settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
-    write_json(output, {**describe(), "settings": settings, "weights": weights, "calls": calls, "decode": decode})
+    account = {"weights": weights, "calls": calls, "decode": decode, "canvases": wider}
+    write_json(output, {**describe(), "settings": settings, **account})
     typer.echo(f"weights {weights}\ndecode {decode}")
     for count, peaks in calls.items():
         typer.echo(f"{count} views: {peaks}")
+    for count, peaks in wider.items():
+        typer.echo(f"{count} windows wide: {peaks}")
     typer.echo(f"written to {output}")
 
 
