@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_iter
 
 from bench.machine import RESULTS, describe, write_json
 from bench.models import BUILDERS
+from fastsync import zoo
 from fastsync.priors.codecs import kl, maps
 
 LATENTS = (64, 256)  # of the picture
@@ -138,25 +139,34 @@ class OnDevice(maps.Maps):
         return Elsewhere(shape, self.like, self.cut.axis)
 
 
-def canvases(vae: Any, height: int, widths: dict[int, int], budgets: dict[str, int]) -> dict[str, Any]:
-    """Peak bytes of decoding and of encoding pictures so many cells high and wide: whole, and in strips by budget.
+def canvases(vae: Any, window: int, budget: int) -> dict[str, dict[str, int]]:
+    """Peak bytes of decoding and encoding pictures as many windows wide as ``CANVASES`` says, whole and in strips.
 
-    What is given is not in the peaks, what is made is.
+    Args:
+        vae: an AutoencoderKL.
+        window: cells along a side of a window, and high.
+        budget: bytes of the maps that stay on the device in strips.
+
+    Returns:
+        By number of windows; beside the peaks, in which what is given is not counted and what is made is, the bytes of
+        the latents and the pixels.
     """
-    found: dict[str, Any] = {}
+    found = {}
     dtype, cell = next(vae.parameters()).dtype, 2 ** (len(vae.config.block_out_channels) - 1)
-    for count, width in widths.items():
-        z = torch.zeros(1, vae.config.latent_channels, height, width, dtype=dtype)
-        pixels = torch.zeros(1, 3, cell * height, cell * width, dtype=dtype)
-        sizes = {"latents": z.nbytes, "pixels": pixels.nbytes}
+    make = partial(OnDevice, budget=budget)
+    for count in CANVASES:
+        width = window + (count - 1) * 3 * window // 4
+        z = torch.zeros(1, vae.config.latent_channels, window, width, dtype=dtype)
+        pixels = torch.zeros(1, 3, cell * window, cell * width, dtype=dtype)
         with torch.no_grad():
-            peaks = {"decode": {"whole": peak_of(partial(vae.decode, z))}}
-            peaks["encode"] = {"whole": peak_of(partial(vae.encode, pixels))}
-            for name, budget in budgets.items():
-                make = partial(OnDevice, budget=budget)
-                peaks["decode"][name] = peak_of(partial(kl.decode, vae, z, make=make))
-                peaks["encode"][name] = peak_of(partial(kl.encode, vae, pixels, make=make))
-        found[str(count)] = {**sizes, **peaks}
+            found[str(count)] = {
+                "latents": z.nbytes,
+                "pixels": pixels.nbytes,
+                "decode": peak_of(partial(vae.decode, z)),
+                "decode in strips": peak_of(partial(kl.decode, vae, z, make=make)),
+                "encode": peak_of(partial(vae.encode, pixels)),
+                "encode in strips": peak_of(partial(kl.encode, vae, pixels, make=make)),
+            }
     return found
 
 
@@ -185,17 +195,21 @@ def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = 
                 "plain": peak_of(lambda: vae.decode(latents, return_dict=False)[0]),
                 "tiled": peak_of(lambda: kl.decode(vae, latents, make=partial(OnDevice, budget=maps.GPU_BUDGET))),
             }
-        widths = {count: WINDOW[1] + (count - 1) * 3 * WINDOW[1] // 4 for count in CANVASES}
-        budgets = {"strips on a GPU": maps.GPU_BUDGET, "strips on a CPU": maps.BUDGET["cpu"]}
-        wider = canvases(vae, WINDOW[0], widths, budgets)
+        scenes: Any = diffusers.AutoencoderKL.from_config(
+            diffusers.AutoencoderKL.load_config(zoo.path("scenes"), subfolder="vae")
+        )
+        wider = {
+            "SD 2.1 in float16 on a GPU": canvases(vae, WINDOW[0], maps.GPU_BUDGET),
+            "scenes in float32 on a CPU": canvases(scenes, 16, maps.BUDGET["cpu"]),
+        }
     settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
-    account = {"weights": weights, "calls": calls, "decode": decode, "canvases": wider}
-    write_json(output, {**describe(), "settings": settings, **account})
+    figures = {"weights": weights, "calls": calls, "decode": decode, "canvases": wider}
+    write_json(output, {**describe(), "settings": settings, **figures})
     typer.echo(f"weights {weights}\ndecode {decode}")
     for count, peaks in calls.items():
         typer.echo(f"{count} views: {peaks}")
-    for count, peaks in wider.items():
-        typer.echo(f"{count} windows wide: {peaks}")
+    for name, account in wider.items():
+        typer.echo(f"{name}, windows wide: {account}")
     typer.echo(f"written to {output}")
 
 
