@@ -292,8 +292,8 @@ def qwen_text(draw: Draw, **more: Any) -> dict[str, Any]:
     "qwen-image",
     qwen_text,
     curve="flow",
-    why="5-D autoencoder with mean and deviation a channel; img_shapes is a list of rows; rescaled by norms of the last "
-    "axis; the text length of a batch is its longest",
+    why="5-D autoencoder with mean and deviation a channel; img_shapes is a list of rows; rescaled by norms of the "
+    "last axis; the text length of a batch is its longest",
 )
 def qwen_image() -> Any:
     return qwen_variant(diffusers.QwenImagePipeline)

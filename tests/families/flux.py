@@ -253,6 +253,7 @@ def flux2() -> Any:
         "guidance_scale": 4.0,
     },
     curve="flow",
+    latent=False,
     why="two calls; the negative prompt is the empty one",
 )
 def flux2_klein() -> Any:

@@ -198,6 +198,7 @@ def make_movq() -> VQModel:
 )
 def kandinsky22_controlnet() -> Any:
     unet = make_unet(**{**KANDINSKY, "in_channels": 8, "addition_embed_type": "image_hint"})
+    shake(unet.add_embedding.input_hint_block, 0.3)
     return diffusers.KandinskyV22ControlnetPipeline(unet=unet, scheduler=kandinsky_scheduler(), movq=make_movq())
 
 
@@ -212,8 +213,8 @@ def kandinsky22_controlnet() -> Any:
         "guidance_schedule": None,
     },
     curve="flow",
-    why="the unconditional half is asked of ANOTHER network, and of picture tokens alone; the conditional one's state is "
-    "padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
+    why="the unconditional half is asked of ANOTHER network, and of picture tokens alone; the state of "
+    "the other is padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
 )
 def ideogram4() -> Any:
     return ideogram()

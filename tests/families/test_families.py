@@ -64,7 +64,7 @@ def test_a_picture_by_its_own_call_is_quick_and_the_same_again(family):
     assert torch.isfinite(torch.as_tensor(run.picture)).all() and torch.isfinite(run.final).all()
     assert relative(run.final, run.samples[0]) > 1e-3
     assert len(run.times) == len(run.samples) == len(run.outputs) == len(run.inputs) > 1
-    if family.latent:
+    if family.latent and family.needs == "replay":  # others change the state after its last step
         latent = spied(pipe, family.call(), steps=family.steps, output_type="latent").picture
         assert torch.equal(latent, run.final)
 
