@@ -78,7 +78,7 @@ class SyncPipeline:
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
         self.guidance_scale = guidance_scale
         # Refuse early what no task could use, and what is no guidance.
-        self._prior()
+        priors.check(pipe, solver)
         if guidance_scale is not None:
             Guidance.of(guidance_scale)
 
