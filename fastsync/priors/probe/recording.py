@@ -15,7 +15,7 @@ from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
 from .nested import first, kept, mapped
 from .refusal import CannotProbe
-from .shadow import Shadow
+from .shadow import Shadow, Stop
 from .standing_in import StandIn, StepOutput
 
 
@@ -90,10 +90,6 @@ _ALIKE = 5  # rows from which on the last two are made alike
 _FACTOR = 1.15  # between halves, for guidance scales from 1 to 14
 
 
-class _Stop(BaseException):
-    """Ends a call; no ``except Exception`` in a pipeline may catch it."""
-
-
 # How a state goes on after a step: from its shape, dtype and device, and whether it is the last one.
 NextState = Callable[[torch.Tensor, bool], torch.Tensor]
 
@@ -115,7 +111,6 @@ class Recorder:
         self.pipe = pipe
         self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
-        self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
         self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
         self.asked: dict[str, NetworkCall] = {}  # a real call of each module
         self.texts: dict[str, Any] = {}
@@ -152,7 +147,7 @@ class Recorder:
             try:
                 with torch.no_grad():
                     run.recording.pictures = type(self.pipe).__call__(run.copied(), **call)
-            except _Stop:
+            except Stop:
                 pass
             except CannotProbe:
                 raise
@@ -252,7 +247,7 @@ class _Run(Shadow):
         self.calls, self.scaled = [], None
         done = len(recording.steps)
         if done == self.stop_after:
-            raise _Stop
+            raise Stop
         if done == self.count and self.last_state is not None:
             following = self.last_state(sample)
         else:
@@ -267,7 +262,7 @@ class _Run(Shadow):
             raise CannotProbe("it decodes latents before its first step")
         self.recording.decoded, self.recording.decoder = z, name
         self.recording.decoder_dtype = stand_in.cast_to
-        raise _Stop
+        raise Stop
 
     def _answer(self, name: str, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         recorder, in_loop = self.recorder, bool(self.recording.steps)
@@ -280,7 +275,8 @@ class _Run(Shadow):
         if in_loop or (known and not self.real):
             if name not in recorder.asked:
                 raise CannotProbe(f"it asks its {name} in some steps only")
-            call.output = self._made_up(call, recorder.asked[name])
+            call.output = made_up(call, recorder.asked[name], self.random)
+            self._resemble(name, first(call.output))
         else:
             # Copies, since a network may write into what it is given.
             call.args, call.kwargs = mapped(_copied, call.args), mapped(_copied, call.kwargs)
@@ -292,33 +288,6 @@ class _Run(Shadow):
             recorder.asked[name] = call
         self.calls.append(call)
         return kept(call.output)
-
-    def _made_up(self, call: NetworkCall, real: NetworkCall) -> Any:
-        """Random numbers in the form of a real output, for the rows of this call.
-
-        In float32 whatever the network computes in, so that what the pipeline makes of them can be told exactly.
-        """
-        now, then = batch_of(call), batch_of(real)
-
-        def leaf(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-                return value
-            batched = value.ndim > 0 and len(value) == then and not listed(real)
-            shape = (now, *value.shape[1:]) if batched else value.shape
-            return torch.randn(shape, generator=self.random, dtype=torch.float32).to(value.device)
-
-        def made(tree: Any) -> Any:
-            if listed(real) and isinstance(tree, list) and len(tree) == then:
-                return [mapped(leaf, tree[0]) for _ in range(now)]
-            if isinstance(tree, dict):
-                return type(tree)(**{key: made(value) for key, value in tree.items()})
-            if type(tree) in (list, tuple):
-                return type(tree)(made(value) for value in tree)
-            return leaf(tree)
-
-        output = made(real.output)
-        self._resemble(call.name, first(output))
-        return output
 
     def _resemble(self, name: str, prediction: Any) -> None:
         """Make the last two rows of all parts of a step alike, but for a factor: guidance shortens one of them.
@@ -334,6 +303,32 @@ class _Run(Shadow):
             if len(part) == rows and part[0].shape == parts[0][0].shape:
                 part[rows - 1].copy_(parts[0][rows - 1] * _FACTOR)
                 part[rows - 2].copy_(parts[0][rows - 2] / _FACTOR)
+
+
+def made_up(call: NetworkCall, real: NetworkCall, random: torch.Generator) -> Any:
+    """Random numbers in the form of a real output, for the rows of this call.
+
+    In float32 whatever the network computes in, so that what the pipeline makes of them can be told exactly.
+    """
+    now, then = batch_of(call), batch_of(real)
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        batched = value.ndim > 0 and len(value) == then and not listed(real)
+        shape = (now, *value.shape[1:]) if batched else value.shape
+        return torch.randn(shape, generator=random, dtype=torch.float32).to(value.device)
+
+    def made(tree: Any) -> Any:
+        if listed(real) and isinstance(tree, list) and len(tree) == then:
+            return [mapped(leaf, tree[0]) for _ in range(now)]
+        if isinstance(tree, dict):
+            return type(tree)(**{key: made(value) for key, value in tree.items()})
+        if type(tree) in (list, tuple):
+            return type(tree)(made(value) for value in tree)
+        return leaf(tree)
+
+    return made(real.output)
 
 
 def _copied(value: Any) -> Any:

@@ -14,6 +14,10 @@ from .nested import leaves, mapped
 from .standing_in import StandIn
 
 
+class Stop(BaseException):
+    """Ends a call; no ``except Exception`` in a pipeline may catch it."""
+
+
 class Shadow:
     """One call of a pipeline by a copy of it; what the stand-ins answer is for subclasses to say.
 
