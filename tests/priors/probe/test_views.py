@@ -9,6 +9,7 @@ from families.expected import REPLAYED
 from families.running import own_run
 
 VIEWS = (0, 1, 2, 3, 4)
+PICTURES = {"sd-upscale": (0, 1, 0, 1, 0)}  # noise levels end before those of the others
 
 
 def model_output(prior, told, raw):
@@ -39,8 +40,9 @@ class _Plain:
 @pytest.mark.parametrize("name", REPLAYED)
 def test_five_views_in_one_batch_are_what_they_are_alone(name):
     family = FAMILIES[name]
-    prior, told = probed(name, None, VIEWS)
-    runs = {view: own_run(name, index=view) for view in (0, 3)}
+    pictures = PICTURES.get(name, VIEWS)
+    prior, told = probed(name, None, pictures)
+    runs = {view: own_run(name, index=pictures[view]) for view in (0, 3)}
     steps = {view: view % len(runs[0].times) for view in VIEWS}
     x, t = randn(len(VIEWS), *prior.view_shape, dtype=torch.float32), []
     for view in VIEWS:
