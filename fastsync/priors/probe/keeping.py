@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,10 @@ class PlainState:
         Tables that modules make when they are first asked, such as rotary embeddings, change nothing.
         """
         return next((name for part in self._parts if not part.untouched() for name in part.workings_changed()), None)
+
+    def touched(self) -> str | None:
+        """Which attribute of a module is not what it was, whatever it is; None if all are."""
+        return next((name for part in self._parts if not part.untouched() for name in part.changed()), None)
 
     def restore(self) -> None:
         """Put everything back."""
@@ -65,8 +69,12 @@ class _Part:
 
     def workings_changed(self) -> Iterator[str]:
         """What decides how the module answers, and is not what it was."""
+        return self.changed(_WORKINGS)
+
+    def changed(self, names: Iterable[str] | None = None) -> Iterator[str]:
+        """Attributes that are not what they were, of all or of those with some names."""
         now = vars(self.part)
-        for name in _WORKINGS:
+        for name in dict.fromkeys((*self.before, *now)) if names is None else names:
             kept = name in self.before
             if kept != (name in now) or (kept and not self._alike(self.before[name], now[name])):
                 yield f"{name.strip('_')} of {type(self.part).__name__}"
