@@ -107,7 +107,11 @@ class ProbedPrior(CalledPrior):
         return self._of_rows(x, t, told)
 
     def _of_rows(self, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
-        parts = self._parts(told, t)
+        recipes: Sequence[Recipe] = told[RECIPES]
+        ragged = [name for name, value in told.rows.items() if isinstance(value, list) and name != RECIPE]
+        if len(recipes) == 1 and not ragged and not recipes[0].needs_one_time:
+            return self._asked(recipes[0], x, t, told)
+        parts = self._parts(told, t, recipes, ragged)
         if len(parts) == 1:
             return self._asked(parts[0][0], x, t, told)
         outputs = [self._asked(recipe, x[rows], t[rows], told.select(rows)) for recipe, rows in parts]
@@ -122,14 +126,13 @@ class ProbedPrior(CalledPrior):
             )
         return cond
 
-    def _parts(self, told: Conditions, t: torch.Tensor) -> list[tuple[Recipe, list[int]]]:
-        """The rows that can be asked together, with their recipe."""
-        recipes: Sequence[Recipe] = told[RECIPES]
+    @staticmethod
+    def _parts(
+        told: Conditions, t: torch.Tensor, recipes: Sequence[Recipe], ragged: Sequence[str]
+    ) -> list[tuple[Recipe, list[int]]]:
+        """The rows that can be asked together, with their recipe; ``ragged`` conditions may have rows of any shape."""
         chosen = told[RECIPE] if RECIPE in told.rows else [0] * len(t)
-        ragged = [name for name, value in told.rows.items() if isinstance(value, list) and name != RECIPE]
         times = t.tolist() if any(recipe.needs_one_time for recipe in recipes) else None
-        if len(recipes) == 1 and not ragged and times is None:
-            return [(recipes[0], list(range(len(t))))]
         found: dict[tuple[Any, ...], list[int]] = {}
         for row, number in enumerate(chosen):
             listed = recipes[number].names
