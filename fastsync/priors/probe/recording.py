@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import shown
+from .apart import ask
 from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
 from .nested import first, kept, mapped
@@ -101,6 +102,9 @@ class Recorder:
 
     Args:
         pipe: a diffusers pipeline.
+
+    Attributes:
+        doubted: names of modules whose real answers have not shown that their rows are apart; see ``apart.ask``.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -110,6 +114,7 @@ class Recorder:
         self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
         self.asked: dict[str, NetworkCall] = {}  # a real call of each module
         self.texts: dict[str, Any] = {}
+        self.doubted: set[str] = set()
 
     def record(
         self,
@@ -126,7 +131,8 @@ class Recorder:
         Args:
             call: arguments of its ``__call__``.
             rows: how many pictures they ask for.
-            real: whether the networks are asked in the first step. They are in the first recording.
+            real: whether the networks are asked in the first step for what they are given. In the first recording they
+                are asked too, with rows in it that are not a number.
             steps: how many steps the loop has, where that is known, so that its last one is.
             stop_after: end the call after so many steps.
             last_state: the state that the last step leads to, from the one before it.
@@ -274,7 +280,11 @@ class _Run(Shadow):
         else:
             # Copies, since a network may write into what it is given.
             call.args, call.kwargs = mapped(_copied, call.args), mapped(_copied, call.kwargs)
-            call.output = self._outside(module)(*args, **kwargs)
+            if self.real:
+                call.output = self._outside(module)(*args, **kwargs)
+            else:
+                call.output, apart = ask(module, args, kwargs, self.recording.rows)
+                recorder.doubted |= set() if apart else {name}
             recorder.asked[name] = call
         self.calls.append(call)
         return kept(call.output)
