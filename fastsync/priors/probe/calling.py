@@ -149,7 +149,7 @@ class Calling:
             call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
         elif self.takes("negative_prompt") and "negative_prompt_embeds" in self.given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
-        if request.guidance is not None and "guidance_scale" not in self.extra:
+        if request.guidance is not None and "guidance_scale" not in self.extra and self.takes("guidance_scale"):
             call["guidance_scale"] = request.guidance.scale
         call.update({name: value for name, value in self.extra.items() if value is not None})
         if request.places is not None and self.takes("crops_coords_top_left"):

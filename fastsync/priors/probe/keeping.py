@@ -14,6 +14,7 @@ import torch
 
 _CONTAINERS = (dict, list, set)
 # What decides how a module answers, beside its weights.
+_REGISTRY = "_diffusers_hook"
 _WORKINGS = ("processor", "forward", "training", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
@@ -35,7 +36,10 @@ class PlainState:
         return next((name for part in self._parts if not part.untouched() for name in part.workings_changed()), None)
 
     def touched(self) -> str | None:
-        """Which attribute of a module is not what it was, whatever it is; None if all are."""
+        """Which attribute of a module is not what it was, whatever it is; None if all are.
+
+        diffusers' registry of hooks does not count while there are none: it is made when somebody looks for it.
+        """
         return next((name for part in self._parts if not part.untouched() for name in part.changed()), None)
 
     def restore(self) -> None:
@@ -76,6 +80,8 @@ class _Part:
         now = vars(self.part)
         for name in dict.fromkeys((*self.before, *now)) if names is None else names:
             kept = name in self.before
+            if name == _REGISTRY and not getattr(now.get(name), "hooks", None):
+                continue
             if kept != (name in now) or (kept and not self._alike(self.before[name], now[name])):
                 yield f"{name.strip('_')} of {type(self.part).__name__}"
 
