@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Recipe:
         found = piece(outputs[-1], 0, len(state), state.shape[1:])
         return found if self.sign == 1 else -found
 
-    @property
+    @cached_property
     def names(self) -> dict[str, bool]:
         """Names of the conditions with one row a view, and whether each is handed over as a list."""
         found: dict[str, bool] = {}
@@ -55,7 +56,7 @@ class Recipe:
                     found[node.beside] = False
         return found
 
-    @property
+    @cached_property
     def needs_one_time(self) -> bool:
         """Whether a time is handed over as a Python number, so that all rows have to have the same."""
         return any(isinstance(node, Time) and node.dtype is None for call in self.calls for node in call.nodes)
