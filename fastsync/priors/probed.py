@@ -14,6 +14,7 @@ from ..errors import check_int
 from ..guidance import Guidance
 from .base import Prediction
 from .called import CalledPrior
+from .probe import describing
 from .probe.calling import groups, guidance_argument
 from .probe.guidance import RULES, Combination
 from .probe.learning import check, learn, learn_tail, torch_rows
@@ -152,6 +153,14 @@ class ProbedPrior(CalledPrior):
 
     def _asked(self, recipe: Recipe, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
         return self.layout.unpacked(recipe(self.pipe, self.layout.packed(x), t, told.rows))
+
+    def _known(self) -> dict[str, str]:
+        """What was learnt, by subject."""
+        known = super()._known()
+        calls = {f"call {k}": describing.call(c) for k, c in enumerate(self._learnt.templates, 1)}
+        learnt = {"guidance": describing.guidance(self._learnt.combination), "state": describing.layout(self.layout)}
+        del known["conditions"]
+        return {**known, **calls, **learnt}
 
     @property
     def mixes_linearly(self) -> bool:
