@@ -194,7 +194,7 @@ def _check_pipe_kwargs(given: Any) -> None:
 
 def brings_embeddings(options: Options) -> bool:
     """Whether the prompts are embedded already, among the arguments of the pipeline's own call."""
-    return any("embeds" in name for name in options.get("pipe_kwargs") or {})
+    return any(name.startswith(("prompt_embeds", "image_embeds")) for name in options.get("pipe_kwargs") or {})
 
 
 def check_prompts(
@@ -217,6 +217,20 @@ def check_prompts(
             f"prompt must be one or {count} strings (one a {view}), got {len(texts)}: the picture has {count} {view}s."
         )
     return found
+
+
+def example(prompts: Any, guidance_scale: float | Guidance | None, options: Options) -> ViewRequest | None:
+    """The kind of request that a task is going to make, for one view; None where the arguments are not what they
+    should be, which is refused later."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
+    chosen, negative = options.get("guidance_scale"), options.get("negative_prompt")
+    chosen = guidance_scale if chosen is None else chosen
+    if any(not isinstance(text, str) for text in texts):
+        return None
+    told = next((text for text in texts if text), None)
+    if told is None and not brings_embeddings(options):
+        return None
+    return ViewRequest(1, None if told is None else [told], negative, None if chosen is None else Guidance.of(chosen))
 
 
 def run(

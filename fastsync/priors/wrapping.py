@@ -9,9 +9,11 @@ from typing import Any
 from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
 from .base import PipelinePrior
+from .probe.comparison import check_adapter
 from .probe.fitness import check_fit
 from .probed import ProbedPrior
 from .registry import Adapter, Unfit, own_adapter, users_adapter
+from .request import ViewRequest
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
@@ -25,6 +27,8 @@ def wrap(
     neighbours: NeighbourLists | None = None,
     conditioning_scale: float | None = None,
     pipe_kwargs: Mapping[str, Any] | None = None,
+    example: ViewRequest | None = None,
+    num_inference_steps: int | None = None,
 ) -> PipelinePrior:
     """The prior inside a diffusers pipeline: by an adapter of its class, or by probing its own call.
 
@@ -36,6 +40,7 @@ def wrap(
         neighbours: views whose self-attention is shared; see :class:`fastsync.DiffusersPrior`.
         conditioning_scale: what the residuals of a ControlNet are multiplied by, 1 if None.
         pipe_kwargs: further arguments of the pipeline's own call, which an adapter does not make.
+        example, num_inference_steps: what is going to be asked, where that is known; see :class:`ProbedPrior`.
 
     Raises:
         ValueError: the pipeline or its scheduler is not supported (says what it lacks), its adapter cannot do what is
@@ -52,7 +57,9 @@ def wrap(
                 f"pipe_kwargs has {', '.join(map(repr, pipe_kwargs))} for the call of {type(pipe).__name__}, but the "
                 "adapter that is registered for it asks the network without that call: leave pipe_kwargs out."
             )
-        return _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+        prior = _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+        check_adapter(prior, adapter)
+        return prior
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
         try:
@@ -60,7 +67,7 @@ def wrap(
         except Unfit:
             pass  # of the class, but built or set otherwise
     asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
-    asked["neighbours"] = neighbours
+    asked |= {"neighbours": neighbours, "example": example, "num_inference_steps": num_inference_steps}
     return ProbedPrior(pipe, **asked)
 
 

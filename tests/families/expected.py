@@ -7,7 +7,8 @@ from .registry import FAMILIES
 # Families whose every step is the same recipe, and one that the probe does not know: name -> words of the sentence.
 UNKNOWN_RECIPES = {
     **dict.fromkeys(
-        ("sd-pag", "sdxl-pag", "sd3-pag", "sana-pag", "pixart-sigma-pag", "hunyuan-dit-pag"), "changes processor of Attention"
+        ("sd-pag", "sdxl-pag", "sd3-pag", "sana-pag", "pixart-sigma-pag", "hunyuan-dit-pag"),
+        "changes processor of Attention",
     ),
     **dict.fromkeys(("sd-pix2pix", "sdxl-pix2pix"), "guidance mixes 3 outputs"),
     "sd-controlnet-guess": "down_block_additional_residuals.0 changes from step to step",

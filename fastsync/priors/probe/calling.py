@@ -10,10 +10,11 @@ import torch
 
 from ...errors import shown
 from ..request import ByView, ViewRequest
+from ..runtime import networks_of
 from .nested import same
 from .recording import Recorder
 
-_ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
+ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
 # Arguments that have an option of their own, or that probing sets.
@@ -33,6 +34,7 @@ _OWN = {
     "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
     "return_dict": "the output of the task",
 }
+_COUNTS = ("num_images_per_prompt", "batch_size")
 _TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
 _NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
@@ -83,6 +85,8 @@ class Calling:
                 "window out, and give the size by what the call takes, such as an image of that size."
             )
         self.given = dict(pipe_kwargs)
+        if window is None and self.control is not None:
+            window = self._own_window()
         self._fixed: dict[str, Any] = {} if window is None else {"height": window[0], "width": window[1]}
         self._set("use_resolution_binning", False)  # pictures of the size that is asked for, and no other
         self._set("output_type", "np")
@@ -110,6 +114,17 @@ class Calling:
             return None
         return next((name for name in _CONTROLS if self.takes(name) and name not in self.given), None)
 
+    def _own_window(self) -> tuple[int, int] | None:
+        """The size that the model was made for, where the pipeline's call would take that of the control's picture."""
+        cell = getattr(self._pipe, "vae_scale_factor", None)
+        size = getattr(self._pipe, "default_sample_size", None)
+        for network in networks_of(self._pipe):
+            size = size or getattr(network.config, "sample_size", None)
+        if not size or not cell or not (self.takes("height") and self.takes("width")):
+            return None
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * cell, width * cell
+
     @property
     def has_embeddings(self) -> bool:
         """Whether the user's arguments bring the prompt as embeddings."""
@@ -119,7 +134,7 @@ class Calling:
 
     def plain(self) -> dict[str, Any]:
         """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
-        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [_ANYTHING])
+        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [ANYTHING])
         return self.of_view(request, 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
@@ -134,7 +149,7 @@ class Calling:
             call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
         elif self.takes("negative_prompt") and "negative_prompt_embeds" in self.given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
-        if request.guidance is not None and "guidance_scale" not in self.extra:
+        if request.guidance is not None and "guidance_scale" not in self.extra and self.takes("guidance_scale"):
             call["guidance_scale"] = request.guidance.scale
         call.update({name: value for name, value in self.extra.items() if value is not None})
         if request.places is not None and self.takes("crops_coords_top_left"):
@@ -178,13 +193,12 @@ class Calling:
         if alike and self.has_embeddings:
             # Not by num_images_per_prompt, which some pipelines forget to repeat embeddings for.
             return {name: _rows(name, value, rows) for name, value in whole.items()}
-        if alike and self.takes("num_images_per_prompt"):
-            return {**whole, "num_images_per_prompt": rows}
+        count = next((name for name in _COUNTS if alike and self.takes(name)), None)
+        if count is not None:
+            return {**whole, count: rows}
         if "prompt" not in whole:
-            raise ValueError(
-                f"the call of {self.name} takes no num_images_per_prompt and no prompt, so it cannot be asked for "
-                "several pictures: register an adapter of your own (fastsync.priors.register)."
-            )
+            # Labels and pictures, one each.
+            return {n: v * rows if n in self.given and isinstance(v, list) else v for n, v in whole.items()}
         texts = [name for name in _TEXTS if whole.get(name) is not None]
         return {**whole, **{name: [call[name] for call in calls] for name in texts}}
 
@@ -204,6 +218,11 @@ class Calling:
             raise ValueError(f"the call of {self.name} takes no negative_prompt: leave it out.")
         if request.guidance is not None and not (self.takes("guidance_scale") or self.takes("true_cfg_scale")):
             raise ValueError(f"the call of {self.name} takes no guidance_scale: leave it out.")
+        if request.control is None and self.control is not None:
+            raise ValueError(
+                f"{self.name} is shown a picture of each view beside the prompt, got none: pass control_image=, or "
+                "load the model without its ControlNet."
+            )
         if request.control is not None and self.control is None:
             raise ValueError(
                 f"{self.name} has no ControlNet to show pictures of the views to: leave them out, or give the "
