@@ -76,3 +76,28 @@ def first_noise(prior: ProbedPrior, told: Told, run: OwnRun, steps: int) -> torc
         return state / table.start
     a, b = float(table.a[0]), float(table.b[0])
     return (state - a * told.start.to(state)) / b
+
+
+def model_output(prior: ProbedPrior, told: Told, raw: torch.Tensor) -> torch.Tensor:
+    """What the scheduler gets of raw outputs [2 B or B, C, h, w], by the guidance that runs."""
+    if told.uncond is None:
+        return raw
+    one, zero = torch.ones(1), torch.zeros(1)  # a = 0, b = 1: the estimate of the noise is what was predicted
+    prior.schedule, own = _Plain(prior.schedule), prior.schedule
+    try:
+        x = torch.zeros_like(raw[: len(raw) // 2])
+        return prior.estimates(raw, x, zero, one, told.guidance.scale, told.guidance.rescale).eps
+    finally:
+        prior.schedule = own
+
+
+class _Plain:
+    """A schedule whose predictions are noise, and are not clipped."""
+
+    prediction_type = "epsilon"
+
+    def __init__(self, own: Any) -> None:
+        self.kind = own.kind
+
+    def clip_prediction(self, x0: torch.Tensor, eps: torch.Tensor, *_: torch.Tensor) -> Any:
+        return x0, eps
