@@ -164,6 +164,16 @@ class Calling:
             return self.repeated(calls[0], 1)
         return self._several(calls, FEW)
 
+    def apart(self, calls: Sequence[Mapping[str, Any]], steps: int = FEW, seed: int | None = None) -> dict[str, Any]:
+        """As ``joined``, of calls that may be alike; what the pipeline draws for each picture is as if it were alone."""
+        texts = any(name in calls[0] for name in _TEXTS)
+        whole = self._several([dict(call) for call in calls] if texts else calls, steps)
+        if "generator" in whole:
+            seeds = [self._seed if seed is None else seed] * len(calls)
+            generators = [torch.Generator().manual_seed(s) for s in seeds]
+            whole["generator"] = generators[0] if len(calls) == 1 else generators
+        return whole
+
     def _several(self, calls: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         whole, rows = {**calls[0]}, len(calls)
         if "sigmas" not in whole and "timesteps" not in whole and self.takes("num_inference_steps"):
@@ -233,6 +243,12 @@ def groups(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     return found
 
 
+def group_numbers(calls: Sequence[Mapping[str, Any]]) -> list[int]:
+    """For each call the number of its group, as of ``groups``."""
+    numbers = {call: number for number, group in enumerate(groups(calls)) for call in group}
+    return [numbers[call] for call in range(len(calls))]
+
+
 def _without_texts(call: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name not in _TEXTS}
 
@@ -253,8 +269,8 @@ def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest
         for value in (scale, max(scale, 1.0) + 2.0):
             calling.extra = {"guidance_scale": None, argument: value}
             call = calling.repeated(calling.of_view(request, 0), 1)
-            step = recorder.record(call, 1, stop_after=1).steps[0]
-            found.append((step.output, [(c.args, c.kwargs) for c in step.calls]))
+            recording = recorder.record(call, 1, stop_after=1 if recorder.every_step else None)
+            found.append([(step.output, [(c.args, c.kwargs) for c in step.calls]) for step in recording.steps])
         if not same(found[0], found[1]):
             return {"guidance_scale": None, argument: scale}
     raise ValueError(

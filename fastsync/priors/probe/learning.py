@@ -122,11 +122,16 @@ def check(learnt: Learnt, pipe: Any, one: Recording) -> None:
         if not same(before, [state, rows]):
             raise CannotProbe("its network writes into what it is given")
     assert outputs[0] is not None
-    got, wanted = learnt.combination(outputs[0], outputs[1]), model_output(step)
+    check_outcome(learnt.combination(outputs[0], outputs[1]), step, "its network asked apart")
+
+
+def check_outcome(got: torch.Tensor, step: Step, what: str) -> None:
+    """CannotProbe, with ``what`` as its subject, where a model output is not that of a recorded step."""
+    wanted = model_output(step)
     error = float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))
     bound = 50 * max(tolerance(step), _rounding(step))
     if not error <= bound:
-        raise CannotProbe(f"its network asked apart differs from its own step by {error:.2g} (at most {bound:.2g})")
+        raise CannotProbe(f"{what} differs from its own step by {error:.2g} (at most {bound:.2g})")
 
 
 def _rounding(step: Step) -> float:

@@ -1,0 +1,170 @@
+"""Whether a pipeline's loop can be entered: made-up answers go in, and must come out as in its own run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .entering import Entry, Memory, Place, Searching
+from .guidance import model_output
+from .nested import kept, mapped, same
+from .recording import NetworkCall, Recorder, Recording, Step, batch_of, listed, made_up
+from .refusal import CannotProbe
+
+Answers = dict[tuple[str, int], Any]
+
+
+def find_first(recorder: Recorder, answers: Answers, memory: Memory, call: Callable[[], Mapping[str, Any]]) -> None:
+    """Find out which tensor operation makes the loop's first state, for ``memory``.
+
+    Args:
+        call: makes the arguments of the pipeline's call, with new generators.
+
+    Raises:
+        CannotProbe: none does.
+    """
+    search = Searching(recorder, answers, memory)
+    search(call())
+    for number in search.candidates:
+        memory.first = number
+        trial = _Trial(recorder, answers, memory, torch.ones_like(search.first_state))
+        try:
+            trial(call())
+        except CannotProbe:
+            continue
+        if trial.intact:
+            return
+    raise CannotProbe("its first state is not made before its loop, so none can be given to it")
+
+
+class _Trial(Entry):
+    """Whether a state that goes in before the loop is what the first step gets; the networks are not asked."""
+
+    def __init__(self, recorder: Recorder, answers: Answers, memory: Memory, state: torch.Tensor) -> None:
+        super().__init__(recorder, answers, memory, Place(0, 0), state)
+        self._as_given = state.clone()
+        self.intact = False
+
+    def _answer(self, name: str, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if name not in self.recorder.networks:
+            return self._outside(module)(*args, **kwargs)
+        self._before.close()
+        return made_up(NetworkCall(name, args, kwargs), self.recorder.asked[name], self._random)
+
+    def _finish(self, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        self.intact = sample is self.state and torch.equal(sample, self._as_given)
+        super()._finish(model_output, sample)
+
+
+class Playback(Entry):
+    """The networks answer at the place what they did in a recorded step, if they are asked the same."""
+
+    def __init__(self, recorder: Recorder, answers: Answers, memory: Memory, place: Place, step: Step) -> None:
+        super().__init__(recorder, answers, memory, place, step.sample)
+        self._left = list(step.calls)
+
+    def _real(self, name: str, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        call = self._left.pop(0) if self._left else None
+        if call is None or call.name != name or not same([kept(args), kept(kwargs)], [call.args, call.kwargs]):
+            raise CannotProbe("what it asks its networks in one step depends on those before")
+        return kept(call.output)
+
+    def _finish(self, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        if self._left:
+            raise CannotProbe("it does not ask its networks as often in one call as in the one before")
+        super()._finish(model_output, sample)
+
+
+def check_steps(
+    recorder: Recorder, answers: Answers, memory: Memory, call: Callable[[], Mapping[str, Any]], one: Recording
+) -> None:
+    """Enter the loop at each of its steps, by what was recorded there.
+
+    Args:
+        call: as in :func:`find_first`.
+        one: a recording of the same call.
+
+    Raises:
+        CannotProbe: another model output comes of it than the recorded one.
+    """
+    offset = len(one.scheduler.timesteps) - len(one.steps)
+    for k, step in enumerate(one.steps):
+        # The recording's own first state is the only one that its scheduler has scaled.
+        place = Place(k, offset + k, scale=None if k == 0 else 1.0)
+        got = Playback(recorder, answers, memory, place, step)(call())
+        if not same(got, model_output(step)):
+            raise CannotProbe("what it makes of its networks' answers in one step depends on those before")
+
+
+class Toy(Entry):
+    """Networks whose answer for a row depends on that row's arguments alone."""
+
+    def _real(self, name: str, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        call = NetworkCall(name, args, kwargs)
+        rows = batch_of(call)
+        one = made_up(call, self.recorder.asked[name], torch.Generator().manual_seed(0))
+        factors = torch.ones(rows)
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, (list, torch.Tensor)) and len(value) == rows > 0 and _is_rows(value[0]):
+                factors += torch.stack([row.float().mean().cpu() for row in value])
+
+        def row(value: Any, factor: torch.Tensor) -> Any:
+            return value * factor.to(value) if isinstance(value, torch.Tensor) else value
+
+        def leaf(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or not value.ndim or len(value) != rows:
+                return value
+            return torch.stack([row(value[0], factor) for factor in factors])
+
+        if listed(call):
+            return mapped_rows(one, rows, lambda tree, k: mapped(lambda value: row(value, factors[k]), tree))
+        return mapped(leaf, one)
+
+
+def _is_rows(row: Any) -> bool:
+    return isinstance(row, torch.Tensor) and row.ndim > 0 and row.is_floating_point()
+
+
+def mapped_rows(tree: Any, rows: int, function: Callable[[Any, int], Any]) -> Any:
+    """The tree with ``function`` of the first row and of each row's number in the place of lists of so many rows."""
+    if isinstance(tree, list) and len(tree) == rows:
+        return [function(tree[0], k) for k in range(rows)]
+    if isinstance(tree, dict):
+        return type(tree)(**{key: mapped_rows(value, rows, function) for key, value in tree.items()})
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped_rows(value, rows, function) for value in tree)
+    return tree
+
+
+def rows_stay_apart(
+    recorder: Recorder,
+    answers: Answers,
+    call: Callable[[int], Mapping[str, Any]],
+    one: Recording,
+) -> bool:
+    """Whether a call for two pictures makes of each what it makes of it alone.
+
+    Args:
+        call: makes the arguments of the pipeline's call for so many pictures.
+        one: a recording for one.
+    """
+    sample, offset = one.steps[0].sample, len(one.scheduler.timesteps) - len(one.steps)
+    random = torch.Generator().manual_seed(0)
+    states = torch.randn((2, *sample.shape[1:]), generator=random).to(sample)
+    memories = Memory(), Memory()
+    try:
+        for rows in (1, 2):
+            find_first(recorder, answers, memories[rows - 1], lambda rows=rows: call(rows))  # type: ignore[misc]
+        for k in range(len(one.steps)):
+            together, *alone = (
+                Toy(recorder, answers, memories[len(part) - 1], Place(k, offset + k), part)(call(len(part)))
+                for part in (states, states[:1], states[1:])
+            )
+            apart = torch.cat(alone)
+            if together.shape != apart.shape or not torch.allclose(together, apart, rtol=1e-4, atol=1e-5):
+                return False
+    except Exception:  # whatever a pipeline that makes one picture at a time raises
+        return False
+    return True
