@@ -53,8 +53,8 @@ def of_cameras(image: Any, canvas: PanoramaCanvas, window: tuple[int, int]) -> t
         )
     rows = PanoramaCanvas.rows_for(canvas.cameras, window)
     if height > rows:  # finer than the views' own pixels, which would skip some of it
-        picture = interpolate(picture, (rows, 2 * rows), mode="bilinear", antialias=True).clamp(0, 1)
-    return canvas.look(picture, window)
+        picture = interpolate(picture, (rows, 2 * rows), mode="bilinear", antialias=True)
+    return canvas.look(picture, window).clamp(0, 1)  # sums of rounded weights may be above 1
 
 
 def of_views(image: Any, canvas: IllusionCanvas) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,55 +36,64 @@ def load_pipeline(
         raise ValueError("controlnet must be one or more folders or models' names, got an empty list: pass None.")
     names = [] if controlnet is None else [_name("controlnet", name) for name in listed]
     nets = [load(diffusers.AutoModel, "controlnet", name, dtype, "ControlNet") for name in names]
-    pipe = load(diffusers.DiffusionPipeline, "model", model, dtype, "pipeline")
+    kind, parts = diffusers.DiffusionPipeline, {}
     if nets:
-        pipe = with_controlnets(pipe, nets, dtype)
+        # The class before the weights, so that these are loaded once, in the form in which they are needed.
+        index = _loaded(diffusers.DiffusionPipeline.load_config, "model", model, "pipeline")
+        kind = controlnet_pipeline(str(index.get("_class_name")), nets)
+        parts = {"controlnet": nets[0] if len(nets) == 1 else nets}
+    pipe = load(kind, "model", model, dtype, "pipeline", **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
-def with_controlnets(pipe: Any, nets: Sequence[Any], dtype: torch.dtype) -> Any:
-    """The pipeline of diffusers' that has a pipeline's parts and ControlNets beside them, one or several.
+def controlnet_pipeline(own: str, nets: Sequence[Any]) -> Any:
+    """The class of diffusers' pipelines that has ControlNets beside the parts of the class named ``own``.
 
-    Diffusers names it after the pipeline's own class, which is all that is known of it here: ``FluxPipeline`` and
+    Diffusers names it after that class, which is all that is known of it here: ``FluxPipeline`` and
     ``FluxControlNetPipeline``.
 
     Raises:
-        ValueError: there is none, or it takes ControlNets of another class.
+        ValueError: there is none, or it takes ControlNets of another class, or one only.
     """
     import diffusers
 
     classes = [type(net).__name__ for net in nets]
-    kind = "ControlNetUnion" if "ControlNetUnionModel" in classes else "ControlNet"
-    own = type(pipe).__name__
-    name = re.sub(r"(Img2Img|Inpaint)?Pipeline$", rf"{kind}\1Pipeline", re.sub("ControlNet(Union)?", "", own))
+    inserted = "ControlNetUnion" if "ControlNetUnionModel" in classes else "ControlNet"
+    plain = re.sub("ControlNet(Union)?", "", own)
+    name = re.sub(r"(Img2Img|Inpaint)?Pipeline$", rf"{inserted}\1Pipeline", plain)
     found = getattr(diffusers, name, None)
     if found is None:
         raise ValueError(
             f"controlnet was given for {own}, and diffusers has no such pipeline with a ControlNet ({name}): leave "
             "controlnet out, or take a model of another family."
         )
-    taken = [kind.__name__ for kind in found._get_signature_types()["controlnet"] if "Multi" not in str(kind)]
-    other = [name for name in classes if name not in taken]
+    taken = [kind.__name__ for kind in found._get_signature_types()["controlnet"] if isinstance(kind, type)]
+    single = [kind for kind in taken if "Multi" not in kind]
+    other = [kind for kind in classes if kind not in single]
     if other:
         raise ValueError(
-            f"{name} takes a ControlNet of class {taken[0]}, got {other[0]}: pass one that was trained for this model."
+            f"{name} takes a ControlNet of class {single[0]}, got {other[0]}: pass one that was trained for this model."
         )
-    try:
-        made = found.from_pipe(pipe, controlnet=nets[0] if len(nets) == 1 else list(nets), **{_keyword(): dtype})
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name} could not be made of {own} and {len(nets)} ControlNets ({shown(reason)}): check that they belong "
-            "together, and how many it takes."
-        ) from error
-    return made
+    if len(nets) > 1 and single == taken:
+        raise ValueError(f"{name} takes one ControlNet, got {len(nets)}: pass one.")
+    return found
 
 
-def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str) -> Any:
+def load(kind: Any, argument: str, model: str, dtype: torch.dtype, what: str, **parts: Any) -> Any:
     """A diffusers pipeline or model from a folder or the hub; ValueError in one sentence where it cannot be had."""
+    import diffusers
+
+    # diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one.
+    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
+    keyword = "dtype" if release >= (0, 42) else "torch_dtype"
+    return _loaded(kind.from_pretrained, argument, model, what, **{keyword: dtype}, **parts)
+
+
+def _loaded(get: Callable[..., Any], argument: str, model: str, what: str, **settings: Any) -> Any:
+    """What ``get`` finds in a folder or on the hub."""
     try:
-        return kind.from_pretrained(model, **{_keyword(): dtype})
+        return get(model, **settings)
     except (OSError, ValueError, AttributeError, ImportError) as error:
         # The libraries' own messages run over many sentences (all of them stay in the chained error).
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -105,11 +114,3 @@ def _name(argument: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{argument} must be a folder or a model's name, got {shown(value)}.")
     return os.fspath(value)
-
-
-def _keyword() -> str:
-    """diffusers renamed the argument; 0.42 is known to have the new name, and warns of the old one."""
-    import diffusers
-
-    release = tuple(int(n) for n in re.findall(r"\d+", diffusers.__version__)[:2])
-    return "dtype" if release >= (0, 42) else "torch_dtype"

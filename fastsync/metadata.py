@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import shape_text
+from .priors import ByView
 
 
 def recorded(value: Any) -> Any:
@@ -24,6 +25,8 @@ def recorded(value: Any) -> Any:
         return {str(name): recorded(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [recorded(item) for item in value]
+    if isinstance(value, ByView):
+        return f"ByView of {len(value)}: {recorded(value[0])}"
     return f"{type(value).__name__}{_shape(value)}"
 
 

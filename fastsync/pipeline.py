@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from . import controls, priors, zoo
-from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, MaskCanvas, PanoramaCanvas, View, WideCanvas, ring
+from .canvases import CAMERAS, POLES, Camera, IllusionCanvas, PanoramaCanvas, View, WideCanvas, ring
 from .canvases.surfaces import focal
+from .composition import compose
 from .diffusion import SolverChoice
 from .errors import check_choice, check_int, shown
 from .geometry import Camera as MeshCamera
 from .geometry.sight import Rasterizer
 from .guidance import Guidance
 from .loading import Name, load_pipeline
-from .masks import read_masks
 from .metadata import recorded
 from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
 from .sampler import SyncOutput
-from .task import Options, SyncPipelineOutput, brings_embeddings, check_options, check_prompts, method_of, run
+from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
 from .texture import TEXTURE_SIZE, Agreement, SyncTextureOutput, TextureOptions, texture
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class SyncPipeline:
         self._runtime = Runtime.of(pipe, compile=compile, attention=attention, channels_last=channels_last)
         self.guidance_scale = guidance_scale
         # Refuse early what no task could use, and what is no guidance.
-        self._prior()
+        priors.check(pipe, solver)
         if guidance_scale is not None:
             Guidance.of(guidance_scale)
 
@@ -381,51 +381,18 @@ class SyncPipeline:
             if masks is not None or prompts is not None:
                 raise ValueError("regions and masks or prompts were both given: pass one of them.")
             masks, prompts = [mask for mask, _ in regions], [text for _, text in regions]
-        embedded = brings_embeddings(options) and (prompts is None or all(text is None for text in prompts))
-        counts = [None if listed is None else len(listed) for listed in (masks, prompts)]
-        if not counts[0] or (counts[0] != counts[1] and not embedded):
-            raise ValueError(
-                f"masks and prompts must be equally many, one or more, got {counts[0]} masks and {counts[1]} prompts: "
-                "pass regions=[(mask, prompt), ...]."
-            )
         if height is not None or width is not None:
             if options.get("window") is not None:
                 raise ValueError(
                     "window and height or width were both given, and the picture is one window: pass one of them."
                 )
-            sides = self.window_pixels
+            sides = self._prior(options).window_pixels
             options["window"] = (
                 sides[0] if height is None else check_int("height", height),
                 sides[1] if width is None else check_int("width", width),
             )
-        prior = self._prior(options)
-        canvas = MaskCanvas(read_masks(masks, prior.window))
-        method = method_of(options)
-        given = None if embedded else [background, *(prompts or [])]
-        texts = check_prompts(given, 1 + len(masks), "region", options)
-        if texts is not None and method.noise_use == "read":
-            texts.append(", ".join(text for text in texts if text) if prompt is None else prompt)
-        image = options.get("control_image")
-        return run(
-            prior,
-            canvas,
-            method,
-            texts,
-            lambda out: prior.decode(out.canvas),
-            {
-                "task": "compose",
-                "model": self.name,
-                "prompt": prompt,
-                "background": background,
-                "prompts": recorded(prompts),
-                "masks": [str(mask) if isinstance(mask, (str, os.PathLike)) else None for mask in masks],
-                "height": prior.window_pixels[0],
-                "width": prior.window_pixels[1],
-            },
-            self.guidance_scale,
-            options,
-            control=None if image is None else controls.read_control(image, prior.window_pixels),
-        )
+        make_prior = functools.partial(self._prior, options)
+        return compose(make_prior, self.name, masks, prompts, background, prompt, self.guidance_scale, options)
 
     def texture(
         self,

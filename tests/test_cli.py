@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 from PIL import Image
-from tiny_pipelines import PIXELS, make_pipeline, make_pixel_pipeline
+from tiny_pipelines import PIXELS, make_control_pipeline, make_pipeline, make_pixel_pipeline
 from typer.testing import CliRunner
 
 import fastsync as fs
@@ -33,6 +33,13 @@ def tiny_pixels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_pixels")
     make_pixel_pipeline().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_control(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_control")
+    make_control_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -219,6 +226,56 @@ def test_illusion_writes_picture_view_and_animation(tiny_pixels, here):
         assert view.tobytes() == picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
         assert animation.n_frames > 10
     assert read_metadata("i.png")["views"] == ["identity", "flip"]
+
+
+@pytest.mark.parametrize("command", ["wide", "panorama", "illusion", "compose"])
+def test_windows_controlnets_and_control_images(tiny, tiny_control, here, command):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save("square.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8)).save("band.png")
+    Image.new("L", (20, 20), 255).save("mask.png")
+    arguments = {
+        "wide": ["dunes", "--height", 20, "--width", 40, "--overlap", 4, "--control-image", "band.png"],
+        "panorama": ["dunes", "--control-image", "band.png"],
+        "illusion": ["a cat", "a dog", "--control-image", "square.png"],
+        "compose": ["sky", "--mask", "mask.png", "--prompt", "a cat", "--control-image", "square.png"],
+    }[command]
+    common = ["--window", 20, 20, "--method", "independent", *TINY_STEPS]
+    plain = ["--model", tiny, "--controlnet", tiny_control / "controlnet"]
+    for name, model in (("a.png", ["--model", tiny_control]), ("b.png", plain)):
+        result = run(command, *arguments, *common, *model, "-o", name)
+        assert result.exit_code == 0, result.output
+    metadata = read_metadata("a.png")
+    assert metadata["window"] == [20, 20] and metadata["prior"] == "adapter"
+    assert metadata["control_image"] == arguments[-1]
+    with Image.open("a.png") as one, Image.open("b.png") as other:
+        assert one.tobytes() == other.tobytes()
+
+
+def test_control_images_that_make_no_sense_are_one_sentence(tiny, tiny_control, here):
+    model = ["--model", tiny_control, *TINY_STEPS]
+    assert_one_sentence(run("wide", "dunes", *model), here, "is shown a picture of each view", "control_image")
+    result = run("wide", "dunes", *model, "--control-image", "no.png")
+    assert_one_sentence(result, here, "--control-image: there is no file no.png")
+    result = run("wide", "dunes", "--control-image", "no.png", "--model", "nobody/nothing")
+    assert_one_sentence(result, here, "--control-image: there is no file no.png")  # before the model is loaded
+    assert_one_sentence(run("wide", "dunes", "--model", tiny, "--window", 18, 16, *TINY_STEPS), here, "multiple of 4")
+    result = run("wide", "dunes", "--model", "scenes", "--controlnet", tiny_control / "controlnet", *TINY_STEPS)
+    assert_one_sentence(result, here, "--model scenes of the zoo takes none")
+
+
+def test_doctor_says_what_is_known_of_a_model(tiny, tiny_control, here, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run("doctor", "--model", tiny_control, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:3] == [
+        "ControlNetPrior of StableDiffusionControlNetPipeline",
+        "  asked by    adapter",
+        "  window      16 x 16 pixels, views [4, 8, 8]",
+    ]
+    result = run("doctor", "--model", tiny, "--controlnet", tiny_control / "controlnet", "--dtype", "bfloat16")
+    assert "network     bfloat16" in result.stdout and "a picture of each view" in result.stdout
+    assert_one_sentence(run("doctor", "--model", "nobody/nothing"), here, "nobody/nothing")
+    assert_one_sentence(run("doctor", "--solver", "ddim"), here, "give --model too")
 
 
 def test_two_prompts_turn_by_themselves(tiny_pixels, here):

@@ -15,7 +15,7 @@ from .registry import register
 from .request import ByView, Told, ViewRequest
 from .runtime import Runtime, save_memory
 from .shared_attention import NeighbourLists, view_ring
-from .wrapping import wrap
+from .wrapping import check, wrap
 
 __all__ = [
     "Attention",
@@ -39,6 +39,7 @@ __all__ = [
     "Told",
     "VaeCodec",
     "ViewRequest",
+    "check",
     "register",
     "save_memory",
     "view_ring",

@@ -10,7 +10,7 @@ import torch
 from ..conditions import Conditions
 from ..diffusion import StepTable
 from ..errors import shown
-from .base import PipelinePrior, Prior
+from .base import PipelinePrior, Prediction, Prior
 from .codecs import OPEN
 from .request import Told, ViewRequest
 from .reuse import DeepFeatures
@@ -109,6 +109,21 @@ class BackdropPrior(PipelinePrior):
     @property
     def way(self) -> str:  # type: ignore[override]
         return self._family.way
+
+    @property
+    def mixes_linearly(self) -> bool:
+        return self.prior.mixes_linearly
+
+    def estimates(
+        self,
+        raw: torch.Tensor,
+        x: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        guidance_scale: torch.Tensor | float,
+        rescale: float = 0.0,
+    ) -> Prediction:
+        return self.prior.estimates(raw, x, a, b, guidance_scale, rescale)
 
     @property
     def view_shape(self) -> tuple[int, int, int]:

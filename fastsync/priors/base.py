@@ -369,7 +369,7 @@ class PipelinePrior(Prior):
             "window": f"{height} x {width} pixels, views {shape_text(self.view_shape)}",
             "scheduler": f"{self.schedule.scheduler_name}, run as {self.schedule.solver}",
             "network": f"{self.dtype} on {self.device}".removeprefix("torch."),
-            "conditions": ", ".join(self.known_conditions),
+            "conditions": ", ".join(self.needed_conditions),
             "guidance": f"{self.default_guidance:g} by default",
             "control": "a picture of each view" if self.takes_control else "none",
         }

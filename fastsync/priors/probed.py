@@ -18,9 +18,10 @@ from .probe.calling import groups, guidance_argument
 from .probe.comparing import templates
 from .probe.guidance import RULES, Combination, holds
 from .probe.learning import check, learn, learn_tail, tolerance, torch_rows
+from .probe.nested import same
 from .probe.recipe import Half, Recipe
 from .probe.recording import Recording
-from .probe.refusal import CannotProbe
+from .probe.refusal import CannotProbe, refusing
 from .probe.timing import own_steps
 from .request import Told, ViewRequest
 from .reuse import DeepFeatures
@@ -66,9 +67,10 @@ class ProbedPrior(CalledPrior):
         neighbours: NeighbourLists | None = None,
     ) -> None:
         super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs)
-        self._learnt, one, many = learn(self._recorder, self._calling, self._call)
-        check(self._learnt, pipe, one)
-        self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
+        with refusing(pipe):
+            self._learnt, one, many = learn(self._recorder, self._calling, self._call)
+            check(self._learnt, pipe, one)
+            self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
         self._rule: Combination | None = None
         self.sharing: SharedAttention | None = None
         if neighbours is not None:
@@ -190,6 +192,10 @@ class ProbedPrior(CalledPrior):
             ValueError: the pipeline's call cannot say what is asked for.
             CannotProbe: a view's call differs from the others in more than its values.
         """
+        with refusing(self.pipe):
+            return self._told(request)
+
+    def _told(self, request: ViewRequest) -> Told:
         calling = self._calling
         calling.check(request)
         calling.extra = guidance_argument(self._recorder, calling, request)
@@ -210,9 +216,9 @@ class ProbedPrior(CalledPrior):
         return Told(cond, uncond, self._guidance(self._learnt.combination, request), start)
 
     def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
-        """Rows of both halves and starting latents of views whose calls differ in prompts alone."""
+        """Rows of both halves and starting latents of views whose calls differ in their texts alone."""
         # One picture stands for views that are all alike.
-        alike = all(call.get("prompt") == calls[0].get("prompt") for call in calls)
+        alike = all(same(call, calls[0]) for call in calls)
         rows, count = (1 if alike else len(calls)), len(calls)
         recording = self._recorder.record(self._calling.joined(calls[:rows]), rows, stop_after=1)
         step = recording.steps[0]
@@ -299,9 +305,10 @@ class ProbedPrior(CalledPrior):
         """
         count = check_int("num_inference_steps", num_inference_steps)
         call = self._calling.repeated(self._call, 1, count)
-        recording = self._recorder.record(call, 1)
-        table = own_steps(self.schedule, recording, count, eta)
-        self._check_steps(recording)
+        with refusing(self.pipe):
+            recording = self._recorder.record(call, 1)
+            table = own_steps(self.schedule, recording, count, eta)
+            self._check_steps(recording)
         return table
 
     def _check_steps(self, recording: Recording) -> None:

@@ -277,9 +277,8 @@ class ReenteredPrior(CalledPrior):
     def _own_guidance(self) -> float:
         """The guidance scale of the pipeline's call where none is given."""
         for argument in ("guidance_scale", "true_cfg_scale"):
-            value = self._call.get(
-                argument, getattr(self._recorder.takes.get(argument), "default", inspect.Parameter.empty)
-            )
+            default = getattr(self._recorder.takes.get(argument), "default", None)
+            value = self._call.get(argument, default)
             if isinstance(value, (int, float)):
                 return float(value)
         return 1.0

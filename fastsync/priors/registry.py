@@ -29,9 +29,10 @@ def register(*pipeline_classes: str) -> Callable[[A], A]:
         class MyPrior(fs.priors.PipelinePrior):
             def __init__(self, pipe, *, window=None, runtime=None, solver="auto"): ...
 
-    The adapter is called as ``adapter(pipe, window=, runtime=, solver=)``, and with ``neighbours`` and
-    ``conditioning_scale`` where it takes them and a task asks for them. It serves subclasses of the named classes too,
-    and goes before fastsync's own adapters. A later registration replaces an earlier one.
+    The adapter is called as ``adapter(pipe, window=, runtime=, solver=)``, the window (h, w) in the prior's sample
+    units or None, and with ``neighbours`` and ``conditioning_scale`` where it takes them and a task asks for them. It
+    serves subclasses of the named classes too, and goes before fastsync's own adapters. A later registration replaces
+    an earlier one.
 
     Args:
         pipeline_classes: names of pipeline classes, without their modules.

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..diffusion import SolverChoice
+from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
 from .base import PipelinePrior
+from .probe.fitness import check_fit
 from .probed import ProbedPrior
 from .registry import Adapter, Unfit, own_adapter, users_adapter
 from .runtime import Runtime
@@ -61,6 +62,13 @@ def wrap(
     asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
     asked["neighbours"] = neighbours
     return ProbedPrior(pipe, **asked)
+
+
+def check(pipe: Any, solver: SolverChoice = "auto") -> None:
+    """ValueError for a pipeline that cannot be one's prior whatever is asked of it; its networks are not asked."""
+    if users_adapter(pipe) is None:
+        check_fit(pipe)
+        NoiseSchedule(pipe.scheduler, solver)
 
 
 def _adapted(

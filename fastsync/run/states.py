@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -60,10 +61,10 @@ class States:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        lives = torch.tensor(list(lifetimes))
-        self._lives, self._first = lives, lives.cumsum(0) - lives
-        self._slots, self._signed = int(lives.sum()), signed
-        self.count, self.dtype, self.device, self.keeps_clean = len(lives), dtype, device, keeps_clean
+        self._lives = list(lifetimes)
+        self._first = [end - lives for end, lives in zip(accumulate(self._lives), self._lives, strict=True)]
+        self._slots, self._signed = sum(self._lives), signed
+        self.count, self.dtype, self.device, self.keeps_clean = len(self._lives), dtype, device, keeps_clean
         shape = (self._slots * (2 if signed else 1), *view_shape)
         self.noisy = torch.zeros(shape, dtype=dtype, device=device)
         self.clean = self.noisy.new_zeros(shape if keeps_clean else (0, *view_shape))
@@ -72,12 +73,11 @@ class States:
 
     def slots(self, views: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """Where the pools hold each view's state before a step, int64 [len(views)], on the CPU."""
-        rows = torch.tensor(list(views))
-        return self._first[rows] + torch.tensor(list(steps)) % self._lives[rows]
+        return torch.tensor(self._host_slots(zip(views, steps, strict=True)))
 
     def before(self, work: Work) -> torch.Tensor:
         """Noisy states [B, C, h, w] of a batch before its steps."""
-        return self.noisy[to_device(self.slots(*zip(*work, strict=True)), self.device)]
+        return self._read(self.noisy, work)
 
     def after(self, step: int) -> torch.Tensor:
         """All views [N, C, h, w] after ``step``, once all have done it."""
@@ -85,7 +85,7 @@ class States:
 
     def estimates(self, work: Work) -> torch.Tensor:
         """Clean estimates [B, C, h, w] at the batch's steps, once they have been done."""
-        return self.clean[to_device(self.slots(*zip(*work, strict=True)), self.device)]
+        return self._read(self.clean, work)
 
     def estimate(self, view: int, step: int) -> torch.Tensor:
         """Clean estimate [C, h, w] of one view at ``step``."""
@@ -102,7 +102,7 @@ class States:
         rows = torch.tensor(views)
         owner, cell = neighbours.owner[rows], neighbours.cell[rows]
         # The slot of every view at every item's step: tables [B, N], looked up by the owner of each cell.
-        slots = self._first + torch.tensor(steps)[:, None] % self._lives
+        slots = torch.tensor(self._first) + torch.tensor(steps)[:, None] % torch.tensor(self._lives)
         if neighbours.signs is not None:
             opposite = neighbours.signs * neighbours.signs[rows][:, None] < 0
             slots = slots + self._slots * opposite
@@ -122,20 +122,38 @@ class States:
 
     def replace_after(self, step: int, views: torch.Tensor) -> None:
         """Overwrite all views [N, C, h, w] after ``step`` (methods that merge; callers that edit)."""
-        self._store(self.noisy, self.slots(range(self.count), [step + 1] * self.count), views)
+        self._store(self.noisy, [(i, step + 1) for i in range(self.count)], views)
 
     def store(self, work: Work, x_next: torch.Tensor, x0: torch.Tensor) -> None:
         """Store a batch's states after its steps and its clean estimates at them, [B, C, h, w] each."""
-        views, steps = zip(*work, strict=True)
-        self._store(self.noisy, self.slots(views, [k + 1 for k in steps]), x_next)
+        self._store(self.noisy, [(i, k + 1) for i, k in work], x_next)
         if self.keeps_clean:
-            self._store(self.clean, self.slots(views, steps), x0)
+            self._store(self.clean, work, x0)
 
-    def _store(self, pool: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
-        slots = to_device(slots, self.device)
-        pool[slots] = states
+    def _store(self, pool: torch.Tensor, work: Iterable[tuple[int, int]], states: torch.Tensor) -> None:
+        slots = self._host_slots(work)
+        pool[self._places(slots)] = states
         if self._signed:
-            pool[slots + self._slots] = -states
+            pool[self._places([slot + self._slots for slot in slots])] = -states
+
+    # ---- slots ------------------------------------------------------------------------------------------------
+
+    def _host_slots(self, work: Iterable[tuple[int, int]]) -> list[int]:
+        """Where the pools hold each item's state before its step."""
+        return [self._first[i] + k % self._lives[i] for i, k in work]
+
+    def _read(self, pool: torch.Tensor, work: Work) -> torch.Tensor:
+        """A copy of the items' states [B, C, h, w]."""
+        places = self._places(self._host_slots(work))
+        return pool[places].clone() if isinstance(places, slice) else pool.index_select(0, places)
+
+    def _places(self, slots: list[int]) -> slice | torch.Tensor:
+        """The slots as an index: a slice where they are evenly spaced, as those of all views at one step mostly are."""
+        pitch = slots[1] - slots[0] if len(slots) > 1 else 1
+        stop = slots[0] + pitch * len(slots)
+        if pitch > 0 and slots == list(range(slots[0], stop, pitch)):
+            return slice(slots[0], stop, pitch)
+        return to_device(torch.tensor(slots), self.device)
 
     # ---- saving -----------------------------------------------------------------------------------------------
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch.overrides import TorchFunctionMode
 
 from .registry import FAMILIES
 
@@ -23,6 +27,7 @@ class OwnRun:
         inputs: what the step's first ``scale_model_input`` gave back for the state, None where the loop has none.
         outputs: the ``model_output`` of each step.
         states: what each step gave back (``prev_sample``).
+        noises: what each step drew, None where it drew nothing.
         timesteps: the scheduler's table after ``set_timesteps``, the pipeline's own arguments included.
         picture: float array ``[1, ...]`` of ``output_type="pt"``.
     """
@@ -32,6 +37,7 @@ class OwnRun:
     inputs: list[torch.Tensor | None] = field(default_factory=list)
     outputs: list[torch.Tensor] = field(default_factory=list)
     states: list[torch.Tensor] = field(default_factory=list)
+    noises: list[torch.Tensor | None] = field(default_factory=list)
     timesteps: torch.Tensor | None = None
     picture: Any = None
 
@@ -40,8 +46,39 @@ class OwnRun:
         return self.states[-1]
 
 
+class Drawn(TorchFunctionMode):
+    """Keeps what is drawn by ``torch.randn`` below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noises: list[torch.Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is torch.randn:
+            self.noises.append(out.clone())
+        return out
+
+
+@contextmanager
+def means() -> Iterator[None]:
+    """Posteriors that would draw from the global generator give their mean: nobody could repeat what they draw."""
+    own = DiagonalGaussianDistribution.sample
+
+    def sample(self: Any, generator: Any = None) -> torch.Tensor:
+        return self.mode() if generator is None else own(self, generator)
+
+    DiagonalGaussianDistribution.sample = sample
+    try:
+        yield
+    finally:
+        DiagonalGaussianDistribution.sample = own
+
+
 def spied(pipe: Any, call: dict[str, Any], *, steps: int, seed: int = 0, **more: Any) -> OwnRun:
     """``pipe(**call)`` on a shallow copy with copied schedulers and guiders: the pipeline and they stay as they were.
+
+    What it encodes without a generator is the posterior's mean (:func:`means`).
 
     Args:
         call: arguments of ``__call__`` without ``generator``, ``num_inference_steps`` and ``output_type``.
@@ -62,7 +99,9 @@ def spied(pipe: Any, call: dict[str, Any], *, steps: int, seed: int = 0, **more:
         run.outputs.append(model_output.detach().clone())
         run.inputs.append(scaled[0] if scaled else None)
         scaled.clear()
-        out = real_step(model_output, timestep, sample, *args, **kwargs)
+        with Drawn() as drawn:
+            out = real_step(model_output, timestep, sample, *args, **kwargs)
+        run.noises.append(drawn.noises[0] if drawn.noises else None)
         run.states.append((out[0] if isinstance(out, tuple) else out.prev_sample).detach().clone())
         return out
 
@@ -79,7 +118,7 @@ def spied(pipe: Any, call: dict[str, Any], *, steps: int, seed: int = 0, **more:
         scheduler.scale_model_input = scale
     generator = torch.Generator().manual_seed(seed)
     settings = {"num_inference_steps": steps, "generator": generator, "output_type": "pt", **call, **more}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), means():
         torch.manual_seed(seed)
         run.picture = shadow(**settings, return_dict=False)[0]
     run.timesteps = scheduler.timesteps

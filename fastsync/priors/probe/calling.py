@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,8 +71,9 @@ class Calling:
                     f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out ({_OWN[argument]} is for "
                     "it)."
                 )
-            if not self.takes(argument) and not recorder.takes_any:
-                names = ", ".join(name for name in self._takes if name not in _OWN and name != "self")
+            known = _names_of_call(type(recorder.pipe))
+            if known and argument not in known:
+                names = ", ".join(name for name in known if name not in _OWN)
                 raise ValueError(
                     f"pipe_kwargs has {argument!r}, which the call of {self.name} does not take: it takes {names}."
                 )
@@ -165,7 +167,7 @@ class Calling:
         return self._several(calls, FEW)
 
     def apart(self, calls: Sequence[Mapping[str, Any]], steps: int = FEW, seed: int | None = None) -> dict[str, Any]:
-        """As ``joined``, of calls that may be alike; what the pipeline draws for each picture is as if it were alone."""
+        """As ``joined``, of calls that may be alike; what is drawn for a picture is as if it were alone."""
         texts = any(name in calls[0] for name in _TEXTS)
         whole = self._several([dict(call) for call in calls] if texts else calls, steps)
         if "generator" in whole:
@@ -223,6 +225,22 @@ class Calling:
                     f"pipe_kwargs[{argument!r}] has values for {len(value)} views, and there are {request.num_views}: "
                     "give one a view."
                 )
+
+
+def _names_of_call(kind: type) -> list[str]:
+    """The arguments of a pipeline class's call; none where it takes any name.
+
+    What a class hands on by ``**kwargs`` its base classes name. Pipelines of diffusers' own have them for deprecated
+    arguments only, and drop all others.
+    """
+    names: list[str] = []
+    for owner in (c for c in kind.__mro__ if "__call__" in vars(c)):
+        parameters = list(inspect.signature(owner.__call__).parameters.values())[1:]
+        further = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not further or owner.__module__.startswith("diffusers."):
+            return list(dict.fromkeys(names))
+    return []
 
 
 def _rows(name: str, value: Any, rows: int) -> Any:

@@ -119,7 +119,6 @@ class Recorder:
         self.body: Callable[..., Any] = type(pipe).__call__
         self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
-        self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.takes.values())
         self.networks: set[str] = set()
         self.asked: dict[str, NetworkCall] = {}
         self.texts: dict[str, Any] = {}

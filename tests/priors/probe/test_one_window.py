@@ -1,0 +1,62 @@
+"""One window by fastsync.sample is the pipeline's own picture, with its own scheduler and with any that it accepts."""
+
+import pytest
+import torch
+from exact_priors import relative
+from families import FAMILIES
+from families.asking import first_noise, probed
+from families.expected import REPLAYED
+from families.running import own_run
+from families.schedulers import schedulers
+
+import fastsync as fs
+from fastsync.run.noise import Noise
+
+# Those whose every scheduler is tried: one of each kind of network, guidance, layout and condition.
+CHOSEN = [
+    "sd", "sd-v", "sdxl", "sd3", "flux", "flux-cfg", "flux-kontext", "flux-fill", "sana", "pixart-sigma", "lumina2",
+    "qwen-image", "z-image", "if", "sd-controlnet", "sdxl-controlnet-two", "sd3-controlnet", "flux-controlnet-two",
+    "sd-ip-adapter", "sdxl-ip-adapter", "sd-lora", "flux-lora", "sd-inpaint-9", "sdxl-inpaint-9", "sd-img2img",
+    "sdxl-img2img", "sd3-img2img", "flux-img2img",
+]  # fmt: skip
+CASES = [(name, scheduler) for name in CHOSEN for scheduler in schedulers(FAMILIES[name])]
+
+
+def compare(name, scheduler, monkeypatch):
+    """The final latents and the picture of one window, by MultiDiffusion, with the pipeline's own noises."""
+    steps = FAMILIES[name].steps
+    run = own_run(name, steps=steps, scheduler=scheduler)
+    prior, told = probed(name, scheduler)
+    noises = iter(run.noises)
+
+    def draw(self, shape):
+        noise = next(noises, None)
+        drawn = torch.zeros(shape) if noise is None else prior.layout.unpacked(noise)
+        assert drawn.shape == tuple(shape)
+        return drawn
+
+    monkeypatch.setattr(Noise, "draw", draw)
+    out = fs.sample(
+        prior, fs.WideCanvas(prior.window, prior.window, 1), fs.MultiDiffusion(), cond=told.cond, uncond=told.uncond,
+        guidance_scale=told.guidance, num_inference_steps=steps, start=told.start,
+        latents=first_noise(prior, told, run, steps),
+    )  # fmt: skip
+    assert relative(out.canvas, prior.layout.unpacked(run.final)) < 1e-4
+    with torch.no_grad():
+        picture = (prior.decode(out.canvas) / 2 + 0.5).clamp(0, 1)
+    # Pixel pipelines give their last state for output_type="pt".
+    wanted = run.picture if FAMILIES[name].latent else (run.picture / 2 + 0.5).clamp(0, 1)
+    assert picture.shape == wanted.shape and relative(picture, wanted) < 1e-4
+    assert run.picture.std() > 0.01
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_by_its_own_scheduler(name, monkeypatch, outcome):
+    compare(name, None, monkeypatch)
+    outcome(name, scheduler="its own")
+
+
+@pytest.mark.parametrize("name, scheduler", CASES, ids=map("-with-".join, CASES))
+def test_by_each_scheduler(name, scheduler, monkeypatch, outcome):
+    compare(name, schedulers(FAMILIES[name])[scheduler], monkeypatch)
+    outcome(name, scheduler=scheduler)
