@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from .refusal import CannotProbe
 from .shadow import Shadow, Stop
 from .standing_in import StandIn, StepOutput
 
-# Methods of a network that pipelines call without changing anything of it.
-_READERS = ("parameters", "named_parameters", "get_submodule", "cache_context")
 _KEPT_MOST = 64  # memories of calls
 
 
@@ -117,6 +114,7 @@ class Entry(Shadow):
         """
         # Containers of the caller's are copied: pipelines write into them.
         own = {name: copy.copy(value) if isinstance(value, (dict, list)) else value for name, value in call.items()}
+        self._plain = {name: PlainState(self.modules[name]) for name in self.recorder.changes}
         with random_kept(), quiet(), torch.no_grad(), self._before:
             if self.place.iteration == 0:
                 self._before.enter_context(self.operations)
@@ -132,13 +130,6 @@ class Entry(Shadow):
         return self.output
 
     # ---- the copy ---------------------------------------------------------------------------------------------
-
-    def _stand_in(self, name: str, module: torch.nn.Module, answer: Callable[..., Any]) -> StandIn:
-        return _Watched(module, answer, lambda: self._touched(name))
-
-    def _touched(self, name: str) -> None:
-        if name not in self._plain:
-            self._plain[name] = PlainState(self.modules[name])
 
     def _outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A network that is asked before the loop, once for all entries of the same call."""
@@ -200,10 +191,9 @@ class Entry(Shadow):
     def _check_checkpointing(self, model_output: torch.Tensor) -> None:
         if not model_output.requires_grad:
             return
-        for name, module in self.modules.items():
-            plain = self._plain.get(name)
-            changed = plain is not None and plain.changed() is not None
-            if getattr(module, "is_gradient_checkpointing", False) and (changed or self._set_on(name)):
+        for name, plain in self._plain.items():
+            checkpointing = getattr(self.modules[name], "is_gradient_checkpointing", False)
+            if checkpointing and (plain.changed() is not None or self._set_on(name)):
                 raise ValueError(
                     f"{self.name} changes its {name} while it is called, so checkpointing would compute another one "
                     f"backwards: call pipe.{name}.disable_gradient_checkpointing()."
@@ -251,10 +241,10 @@ class Entry(Shadow):
     def _real(self, name: str, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """The network itself, with the attributes that the pipeline has set on it."""
         attributes = self._set_on(name)
-        if attributes:
-            self._touched(name)
-            for attribute, value in attributes.items():
-                setattr(module, attribute, value)
+        if attributes and name not in self._plain:
+            self._plain[name] = PlainState(module)
+        for attribute, value in attributes.items():
+            setattr(module, attribute, value)
         return module(*args, **kwargs)
 
     def _set_on(self, name: str) -> dict[str, Any]:
@@ -325,17 +315,3 @@ class _Ignored:
 
     def __exit__(self, *_: object) -> None:
         self.operations._ignoring -= 1
-
-
-class _Watched(StandIn):
-    """Says so before anything of the module can be changed through it."""
-
-    def __init__(self, real: torch.nn.Module, answer: Callable[..., Any], touched: Callable[[], None]) -> None:
-        super().__init__(real, answer)
-        vars(self)["_touched"] = touched
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._real, name)
-        if name == "attn_processors" or (isinstance(value, MethodType) and name not in _READERS):
-            self._touched()
-        return value

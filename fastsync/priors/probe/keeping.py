@@ -40,19 +40,25 @@ class PlainState:
                     return f"{name.strip('_')} of {type(part).__name__}"
         return None
 
-    def restore(self) -> None:
-        """Put everything back."""
+    def restore(self) -> bool:
+        """Put everything back; whether there was anything to put back."""
+        found = False
         for part, before in self._kept:
             now = vars(part)
             for name in [name for name in now if name not in before]:
                 del now[name]
+                found = True
             for name, (value, content) in before.items():
+                if name not in now or not _alike((value, content), now[name]):
+                    found = True
                 if content is not None and not _alike((value, content), value):
                     _refill(value, content)
                 now[name] = value
         for parameter, grad in self._grad:
             if parameter.requires_grad != grad:
                 parameter.requires_grad_(grad)
+                found = True
+        return found
 
 
 def _state(part: torch.nn.Module) -> dict[str, tuple[Any, Any]]:

@@ -111,6 +111,7 @@ class Recorder:
         networks: names of the modules that are asked in the loop; known once one has been recorded.
         asked: a real call of each module.
         texts: what ``encode_prompt`` gave, by arguments.
+        changes: names of the modules of which the pipeline has changed anything while it was called.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -122,6 +123,7 @@ class Recorder:
         self.networks: set[str] = set()
         self.asked: dict[str, NetworkCall] = {}
         self.texts: dict[str, Any] = {}
+        self.changes: set[str] = set()
 
     def record(
         self,
@@ -164,8 +166,9 @@ class Recorder:
             finally:
                 for hook in getattr(self.pipe, "_all_hooks", ()):  # accelerate's, of offloaded models
                     hook.offload()
-                for state in plain.values():
-                    state.restore()
+                for name, state in plain.items():
+                    if state.restore() and not run.asked_really:
+                        self.changes.add(name)
             if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=False)):
                 raise CannotProbe(
                     "its call draws from torch's global random generator, so no seed can repeat its pictures"
@@ -180,7 +183,7 @@ class Recorder:
                 raise CannotProbe("it runs in torch.inference_mode, which no gradient passes: use torch.no_grad there")
             # Nothing that was made in this mode may take part in a gradient.
             self.body = inspect.unwrap(self.body)
-            self.networks, self.asked, self.texts = set(), {}, {}
+            self.networks, self.asked, self.texts, self.changes = set(), {}, {}, set()
             return self.record(call, rows, real=real, steps=steps, stop_after=stop_after, last_state=last_state)
         if not self.networks and len(run.recording.steps) > 1:
             run.recording.forget_preparation(self.every_step)
@@ -210,6 +213,7 @@ class _Run(Shadow):
         self.scaled: torch.Tensor | None = None
         self.expected: torch.Tensor | None = None
         self.inference = False
+        self.asked_really = False  # networks, which may make tables for themselves
         self.recording.scheduler = self.scheduler
 
     # ---- the scheduler ----------------------------------------------------------------------------------------
@@ -296,6 +300,7 @@ class _Run(Shadow):
             call.args, call.kwargs = cloned(call.args), cloned(call.kwargs)
             call.output = self._outside(module)(*args, **kwargs)
             recorder.asked[name] = call
+            self.asked_really = True
         self.calls.append(call)
         return kept(call.output)
 
