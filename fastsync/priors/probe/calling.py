@@ -168,7 +168,7 @@ class Calling:
 
     def apart(self, calls: Sequence[Mapping[str, Any]], steps: int = FEW, seed: int | None = None) -> dict[str, Any]:
         """As ``joined``, of calls that may be alike; what is drawn for a picture is as if it were alone."""
-        texts = any(name in calls[0] for name in _TEXTS)
+        texts = calls[0].get("prompt") is not None
         whole = self._several([dict(call) for call in calls] if texts else calls, steps)
         if "generator" in whole:
             seeds = [self._seed if seed is None else seed] * len(calls)

@@ -102,40 +102,39 @@ class Toy(Entry):
     """Networks whose answer for a row depends on that row's arguments alone."""
 
     def _real(self, name: str, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        call = NetworkCall(name, args, kwargs)
-        rows = batch_of(call)
-        one = made_up(call, self.recorder.asked[name], torch.Generator().manual_seed(0))
+        call, asked = NetworkCall(name, args, kwargs), self.recorder.asked[name]
+        rows, then = batch_of(call), batch_of(asked)
         factors = torch.ones(rows)
         for value in (*args, *kwargs.values()):
-            if isinstance(value, (list, torch.Tensor)) and len(value) == rows > 0 and _is_rows(value[0]):
-                factors += torch.stack([row.float().mean().cpu() for row in value])
+            if _has_rows(value, rows, listed(call)):
+                factors += torch.stack([_number(row) for row in value])
 
-        def row(value: Any, factor: torch.Tensor) -> Any:
-            return value * factor.to(value) if isinstance(value, torch.Tensor) else value
+        def times(tree: Any, factor: torch.Tensor) -> Any:
+            return mapped(lambda value: value * factor.to(value) if isinstance(value, torch.Tensor) else value, tree)
 
-        def leaf(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or not value.ndim or len(value) != rows:
-                return value
-            return torch.stack([row(value[0], factor) for factor in factors])
+        def answered(tree: Any) -> Any:
+            """All rows are the first one, by different factors."""
+            if isinstance(tree, torch.Tensor) and tree.ndim and len(tree) == then and not listed(call):
+                return torch.stack([times(tree[0], factor) for factor in factors])
+            if isinstance(tree, list) and len(tree) == then and listed(call):
+                return [times(tree[0], factor) for factor in factors]
+            if isinstance(tree, dict):
+                return type(tree)(**{key: answered(value) for key, value in tree.items()})
+            return type(tree)(map(answered, tree)) if type(tree) in (list, tuple) else tree
 
-        if listed(call):
-            return mapped_rows(one, rows, lambda tree, k: mapped(lambda value: row(value, factors[k]), tree))
-        return mapped(leaf, one)
+        return answered(made_up(asked, asked, torch.Generator().manual_seed(0)))
 
 
-def _is_rows(row: Any) -> bool:
-    return isinstance(row, torch.Tensor) and row.ndim > 0 and row.is_floating_point()
+def _number(row: torch.Tensor) -> torch.Tensor:
+    """Of a row's values; not their mean, which norms make the same."""
+    values = row.detach().flatten().float().cpu()
+    return (values * torch.linspace(-1, 1, len(values))).mean()
 
 
-def mapped_rows(tree: Any, rows: int, function: Callable[[Any, int], Any]) -> Any:
-    """The tree with ``function`` of the first row and of each row's number in the place of lists of so many rows."""
-    if isinstance(tree, list) and len(tree) == rows:
-        return [function(tree[0], k) for k in range(rows)]
-    if isinstance(tree, dict):
-        return type(tree)(**{key: mapped_rows(value, rows, function) for key, value in tree.items()})
-    if type(tree) in (list, tuple):
-        return type(tree)(mapped_rows(value, rows, function) for value in tree)
-    return tree
+def _has_rows(value: Any, rows: int, in_lists: bool) -> bool:
+    if in_lists:
+        return isinstance(value, list) and len(value) == rows and all(isinstance(row, torch.Tensor) for row in value)
+    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == rows and value.is_floating_point()
 
 
 def rows_stay_apart(

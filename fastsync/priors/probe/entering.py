@@ -96,7 +96,7 @@ class Entry(Shadow):
         self.output: torch.Tensor | None = None
         self.operations = _Operations(self._made)
         self._before = ExitStack()
-        self._asked_before = 0
+        self._asked_before, self._in_texts = 0, False
         self._plain: dict[str, PlainState] = {}
         self._random = torch.Generator().manual_seed(1)
         super().__init__(recorder.pipe, recorder.modules, recorder.texts)
@@ -135,7 +135,7 @@ class Entry(Shadow):
         """A network that is asked before the loop, once for all entries of the same call."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            if self.inside or self.done:
+            if self.inside or self.done or self._in_texts:
                 return function(*args, **kwargs)
             number, known = self._asked_before, self.memory.before
             self._asked_before += 1
@@ -149,8 +149,12 @@ class Entry(Shadow):
         return called
 
     def _encode_prompt(self, shadow: Any, *args: Any, **kwargs: Any) -> Any:
-        with self.operations.ignored():
-            return super()._encode_prompt(shadow, *args, **kwargs)
+        self._in_texts = True  # which have a memory of their own
+        try:
+            with self.operations.ignored():
+                return super()._encode_prompt(shadow, *args, **kwargs)
+        finally:
+            self._in_texts = False
 
     # ---- the state --------------------------------------------------------------------------------------------
 
