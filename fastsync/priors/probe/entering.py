@@ -230,7 +230,8 @@ class Entry(Shadow):
         networks = self.recorder.networks
         if self.inside:
             self._before.close()
-            return self._real(name, module, args, kwargs)
+            # Some make their first state before they have asked everything that precedes the loop.
+            return self._real(name, module, args, kwargs) if name in networks else module(*args, **kwargs)
         if self.done == 0 and (name not in networks or self.place.iteration == 0):
             return self._outside(module)(*args, **kwargs)
         call = NetworkCall(name, args, kwargs)

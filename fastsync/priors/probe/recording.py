@@ -227,7 +227,8 @@ class _Run(Shadow):
     def _scale(self, own: Callable[..., Any], sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Only the first state is one that the scheduler knows; all others are made up.
         out: torch.Tensor = sample if self.recording.steps else own(sample, *args, **kwargs)
-        self.scaled = out[: self.recording.rows]
+        if sample.ndim:
+            self.scaled = out[: self.recording.rows]
         return out
 
     def _noised(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
