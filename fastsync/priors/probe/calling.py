@@ -119,8 +119,10 @@ class Calling:
 
     def plain(self) -> dict[str, Any]:
         """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
-        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [_ANYTHING])
-        return self.of_view(request, 0)
+        prompts = None if self.has_embeddings or not self.takes("prompt") else [_ANYTHING]
+        # Of an empty negative prompt, which is what most take else, some make no finite numbers.
+        negative = _ANYTHING if prompts is not None and self.takes("negative_prompt") else None
+        return self.of_view(ViewRequest(1, prompts, negative), 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
         """Arguments of one view, but for the random numbers."""

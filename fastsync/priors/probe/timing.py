@@ -25,7 +25,9 @@ def own_steps(schedule: NoiseSchedule, recording: Recording, num_inference_steps
             f"it sets its times by {', '.join(unknown)}" if unknown else "its scheduler's set_timesteps is not called"
         )
     if schedule.solver == "ddim" and schedule.kind == "vp":
-        return schedule.steps(num_inference_steps, eta)
+        # DDIM's own times, whatever scheduler it stands for; as many are left out as of that scheduler's.
+        left_out = len(recording.scheduler.timesteps) - len(recording.steps)
+        return schedule.steps(num_inference_steps, eta).after(left_out)
     table = schedule.steps(num_inference_steps, eta, **given)
     times = torch.stack([torch.as_tensor(step.t).double().cpu().reshape(()) for step in recording.steps])
     skipped = len(table) - len(times)
