@@ -2,13 +2,16 @@
 
     python -m bench.memory [--output FILE]
 
+And what decoding and encoding wider and wider pictures takes, whole and in strips.
+
 The networks run on tensors that have a shape and no data (torch's FakeTensorMode), in float16, and the bytes of all
 that is alive are added up. Weights are exact. Activations are what PyTorch's ops hand out and autograd keeps; what
 kernels take for themselves (cuDNN's workspaces), the CUDA context and the allocator's gaps are not in it.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +26,14 @@ from torch.utils._pytree import tree_iter
 
 from bench.machine import RESULTS, describe, write_json
 from bench.models import BUILDERS
-from fastsync.priors.codecs import kl
+from fastsync import zoo
+from fastsync.priors.codecs import kl, maps
 
 LATENTS = (64, 256)  # of the picture
 WINDOW = (64, 64)
 TEXT = (77, 1024)
 VIEWS = range(1, 6)  # five windows with an overlap of 128 pixels
+CANVASES = (4, 16, 64)  # windows side by side, a quarter of each under the next
 LIMIT = 8e9  # bytes: what an 8 GiB card has less 0.6 GB, for the CUDA context and what else is not counted
 
 # The published configurations, as far as they differ from the defaults of the libraries' classes.
@@ -109,6 +114,62 @@ def evaluation(unet: Any, views: int, window: tuple[int, int], text: tuple[int, 
         return peak_of(work)
 
 
+class Elsewhere:
+    """Lines that are kept on another device, or in a file: here, what of them is on this device while it is read."""
+
+    def __init__(self, shape: Sequence[int], like: torch.Tensor, axis: int) -> None:
+        self.shape, self.like, self.axis = shape, like, axis
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        shape = list(self.shape)
+        shape[self.axis] = stop - start
+        return self.like.new_empty(shape)
+
+    def write(self, start: int, cells: torch.Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class OnDevice(maps.Maps):
+    """The maps of a picture, of which those outside of the budget take nothing."""
+
+    def outside(self, shape: Sequence[int]) -> maps.Store:
+        return Elsewhere(shape, self.like, self.cut.axis)
+
+
+def canvases(vae: Any, window: int, budget: int) -> dict[str, dict[str, int]]:
+    """Peak bytes of decoding and encoding pictures as many windows wide as ``CANVASES`` says, whole and in strips.
+
+    Args:
+        vae: an AutoencoderKL.
+        window: cells along a side of a window, and high.
+        budget: bytes of the maps that stay on the device in strips.
+
+    Returns:
+        By number of windows; beside the peaks, in which what is given is not counted and what is made is, the bytes of
+        the latents and the pixels.
+    """
+    found = {}
+    dtype, cell = next(vae.parameters()).dtype, 2 ** (len(vae.config.block_out_channels) - 1)
+    make = partial(OnDevice, budget=budget)
+    for count in CANVASES:
+        width = window + (count - 1) * 3 * window // 4
+        z = torch.zeros(1, vae.config.latent_channels, window, width, dtype=dtype)
+        pixels = torch.zeros(1, 3, cell * window, cell * width, dtype=dtype)
+        with torch.no_grad():
+            found[str(count)] = {
+                "latents": z.nbytes,
+                "pixels": pixels.nbytes,
+                "decode": peak_of(partial(vae.decode, z)),
+                "decode in strips": peak_of(partial(kl.decode, vae, z, make=make)),
+                "encode": peak_of(partial(vae.encode, pixels)),
+                "encode in strips": peak_of(partial(kl.encode, vae, pixels, make=make)),
+            }
+    return found
+
+
 def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = RESULTS / "memory_sd21.json") -> None:
     """Adds up weights, SyncVC's network calls and the decode."""
     with FakeTensorMode():
@@ -132,13 +193,23 @@ def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = 
         with torch.no_grad():
             decode = {
                 "plain": peak_of(lambda: vae.decode(latents, return_dict=False)[0]),
-                "tiled": peak_of(lambda: kl.decode(vae, latents)),
+                "tiled": peak_of(lambda: kl.decode(vae, latents, make=partial(OnDevice, budget=maps.GPU_BUDGET))),
             }
+        scenes: Any = diffusers.AutoencoderKL.from_config(
+            diffusers.AutoencoderKL.load_config(zoo.path("scenes"), subfolder="vae")
+        )
+        wider = {
+            "SD 2.1 in float16 on a GPU": canvases(vae, WINDOW[0], maps.GPU_BUDGET),
+            "scenes in float32 on a CPU": canvases(scenes, 16, maps.BUDGET["cpu"]),
+        }
     settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
-    write_json(output, {**describe(), "settings": settings, "weights": weights, "calls": calls, "decode": decode})
+    figures = {"weights": weights, "calls": calls, "decode": decode, "canvases": wider}
+    write_json(output, {**describe(), "settings": settings, **figures})
     typer.echo(f"weights {weights}\ndecode {decode}")
     for count, peaks in calls.items():
         typer.echo(f"{count} views: {peaks}")
+    for name, account in wider.items():
+        typer.echo(f"{name}, windows wide: {account}")
     typer.echo(f"written to {output}")
 
 

@@ -264,7 +264,14 @@ def _memory(result: Results) -> str:
         f"Of {max(map(int, calls))} views {fits[0]} fit into {limit / 1e9:g} GB at once as it is, and {fits[1]} with "
         "gradient checkpointing."
     )
-    return "\n\n".join([table(header, rows, "lrrr"), said, source(result)])
+    wide = [
+        [f"{name}, {count} windows wide", *(f"{size / 1e6:.0f}" for size in account.values())]
+        for name, accounts in result["canvases"].items()
+        for count, account in accounts.items()
+    ]
+    columns = ["MB (1e6 bytes)", *next(iter(next(iter(result["canvases"].values())).values()))]
+    widths = table(columns, wide, "l" + "r" * (len(columns) - 1))
+    return "\n\n".join([table(header, rows, "lrrr"), said, widths, source(result)])
 
 
 _QUALITIES = ("crispness", "place_confidence", "time_confidence")

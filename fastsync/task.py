@@ -194,7 +194,7 @@ def _check_pipe_kwargs(given: Any) -> None:
 
 def brings_embeddings(options: Options) -> bool:
     """Whether the prompts are embedded already, among the arguments of the pipeline's own call."""
-    return any("embeds" in name for name in options.get("pipe_kwargs") or {})
+    return any(name.startswith(("prompt_embeds", "image_embeds")) for name in options.get("pipe_kwargs") or {})
 
 
 def check_prompts(

@@ -1,9 +1,11 @@
 """The account of memory: what it counts, that it needs no data, and that the figures hold what is said of them."""
 
 import json
+from functools import partial
 
 import pytest
 import tiny_pipelines as tiny
+import tiny_vaes
 import torch
 from torch._subclasses import FakeTensorMode
 
@@ -68,6 +70,29 @@ def test_decodes_too():
     real = account()
     with FakeTensorMode():
         assert account() == real
+
+
+def test_maps_outside_of_the_budget_take_what_is_read_of_them():
+    vae = tiny_vaes.make_small_vae(3).requires_grad_(False)
+    real = memory.canvases(vae, 4, 2**15)
+    with FakeTensorMode():
+        assert memory.canvases(vae, 4, 2**15) == real
+    for way in ("decode", "encode"):
+        assert real["64"][f"{way} in strips"] < real["64"][way]
+    z = torch.zeros(1, 4, 4, 190)
+    files = partial(memory.maps.Maps, budget=2**15)
+    assert z.nbytes == real["64"]["latents"]
+    with torch.no_grad():
+        assert peak_of(lambda: memory.kl.decode(vae, z, make=files)) < 1.1 * real["64"]["decode in strips"]
+
+
+def test_wide_pictures_take_no_more_than_narrow_ones_in_strips():
+    result = json.loads((RESULTS / "memory_sd21.json").read_text())
+    for name, accounts in result["canvases"].items():
+        for way in ("decode", "encode"):
+            beyond = {n: a[f"{way} in strips"] - a["pixels"] - a["latents"] for n, a in accounts.items()}
+            assert beyond["64"] < 1.25 * beyond["16"], (name, way, beyond)
+            assert beyond["64"] < 0.2 * accounts["64"][way]
 
 
 def test_a_picture_of_2048_by_512_fits_in_8_gb():

@@ -257,7 +257,7 @@ def test_embeddings_take_the_prompts_place(asked, pipe, task):
     with pytest.raises((TypeError, ValueError), match="prompt"):
         TASKS[task](sync, prompt=None, **SETTINGS)
     with pytest.raises((TypeError, ValueError), match="prompt"):
-        TASKS[task](sync, prompt=None, pipe_kwargs={"clip_skip": 1}, **SETTINGS)
+        TASKS[task](sync, prompt=None, pipe_kwargs={"ip_adapter_image_embeds": []}, **SETTINGS)
 
 
 def test_values_by_view_are_as_many_as_the_views(asked, pipe):

@@ -15,12 +15,10 @@ from ..guidance import Guidance
 from .base import Prediction
 from .called import CalledPrior
 from .probe.calling import groups, guidance_argument
-from .probe.comparing import templates
-from .probe.guidance import RULES, Combination, holds
-from .probe.learning import check, learn, learn_tail, tolerance, torch_rows
+from .probe.guidance import RULES, Combination
+from .probe.learning import check, learn, learn_tail, torch_rows
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
-from .probe.recording import Recording
 from .probe.refusal import CannotProbe, refusing
 from .probe.timing import own_steps
 from .request import Told, ViewRequest
@@ -68,8 +66,8 @@ class ProbedPrior(CalledPrior):
     ) -> None:
         super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs)
         with refusing(pipe):
-            self._learnt, one, many = learn(self._recorder, self._calling, self._call)
-            check(self._learnt, pipe, one)
+            self._learnt, _, many = learn(self._recorder, self._calling, self._call)
+            check(self._learnt, self._recorder, self._calling, self._call)
             self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
         self._rule: Combination | None = None
         self.sharing: SharedAttention | None = None
@@ -203,8 +201,12 @@ class ProbedPrior(CalledPrior):
         calls = [calling.of_view(request, view) for view in range(request.num_views)]
         together = groups(calls)
         self._call = calls[0]
-        self._learnt, _, _ = learn(self._recorder, calling, self._call)
-        found = [self._gathered([calls[view] for view in group]) for group in together]
+        of_groups = [[calls[view] for view in group] for group in together]
+        try:
+            found = [self._gathered(group) for group in of_groups]
+        except CannotProbe:  # another form than that of the calls before
+            self._learnt, _, _ = learn(self._recorder, calling, self._call)
+            found = [self._gathered(group) for group in of_groups]
         halves = [[f[0][k] for f in found] for k in (0, 1)]
         order = [view for group in together for view in group]
         guided = self._learnt.combination.uncond is not None
@@ -220,13 +222,9 @@ class ProbedPrior(CalledPrior):
         # One picture stands for views that are all alike.
         alike = all(same(call, calls[0]) for call in calls)
         rows, count = (1 if alike else len(calls)), len(calls)
-        recording = self._recorder.record(self._calling.joined(calls[:rows]), rows, stop_after=1)
-        step = recording.steps[0]
-        if [call.name for call in step.calls] != [call.network for call in self._learnt.templates]:
-            raise CannotProbe("it asks its networks in another way for some views than for others")
-        if not holds(self._learnt.combination, step, rows, tolerance(step)):
-            raise CannotProbe("its guidance differs from view to view")
-        cond, uncond = self._learnt.halves(step, rows)
+        call = self._calling.joined(calls[:rows])
+        recording = self._recorder.record(call, rows, stop_after=self._learnt.steps)
+        cond, uncond = self._learnt.replay(recording)
         start = recording.start
         if start is not None:
             start = start.expand(count, *start.shape[1:]) if len(start) == 1 else start[:count]
@@ -308,15 +306,8 @@ class ProbedPrior(CalledPrior):
         with refusing(self.pipe):
             recording = self._recorder.record(call, 1)
             table = own_steps(self.schedule, recording, count, eta)
-            self._check_steps(recording)
+            self._learnt.replay(recording)  # all steps of a run's length are ones that were learnt
         return table
-
-    def _check_steps(self, recording: Recording) -> None:
-        """Every step of a run's length is one that was learnt."""
-        if len(recording.steps) > 1:
-            templates(recording, recording)
-        if not all(holds(self._learnt.combination, step, 1, tolerance(step)) for step in recording.steps):
-            raise CannotProbe("its guidance changes from step to step")
 
 
 def _repeated(half: Half, count: int) -> Half:

@@ -15,10 +15,10 @@ from ..errors import check_int
 from ..guidance import Guidance
 from .called import CalledPrior
 from .probe.calling import FEW, group_numbers, guidance_argument
-from .probe.checking import Answers, check_steps, find_first, rows_stay_apart
+from .probe.checking import Answers, check_real, check_steps, find_first, rows_stay_apart
 from .probe.entering import Entry, Memories, Memory, Place
 from .probe.layout import PATTERNS, patterns
-from .probe.learning import check_outcome, learn_tail
+from .probe.learning import learn_tail
 from .probe.nested import first, same
 from .probe.recording import Recording
 from .probe.refusal import CannotProbe, refusing
@@ -143,12 +143,7 @@ class ReenteredPrior(CalledPrior):
         memory = Memory()
         find_first(self._recorder, self._answers, memory, lambda: self._trial(1))
         check_steps(self._recorder, self._answers, memory, lambda: self._trial(1), one)
-        step, offset = one.steps[0], len(one.scheduler.timesteps) - len(one.steps)
-        with torch.no_grad():
-            got = Entry(self._recorder, self._answers, memory, Place(0, offset, scale=None), step.sample)(
-                self._trial(1)
-            )
-        check_outcome(got, step, "its step made a second time")
+        check_real(self._recorder, self._answers, memory, lambda: self._trial(1), one)
 
     def _learn_layout(self, steps: int) -> None:
         """Layout and codec from known last states, in one call where pictures can be made together."""

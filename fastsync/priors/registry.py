@@ -70,6 +70,6 @@ def users_adapter(pipe: Any) -> Adapter | None:
 def own_adapter(pipe: Any) -> Adapter | None:
     """fastsync's own adapter for a pipeline's class; None if there is none, or if the class has a call of its own."""
     for ancestor in type(pipe).__mro__:
-        if ancestor.__name__ in _OWN:
+        if ancestor.__name__ in _OWN and ancestor.__module__.startswith("diffusers."):
             return _OWN[ancestor.__name__] if type(pipe).__call__ is ancestor.__call__ else None
     return None

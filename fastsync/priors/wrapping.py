@@ -9,6 +9,7 @@ from typing import Any
 from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
 from .base import PipelinePrior
+from .probe.comparison import check_adapter
 from .probe.fitness import check_fit
 from .probed import ProbedPrior
 from .registry import Adapter, Unfit, own_adapter, users_adapter
@@ -52,7 +53,9 @@ def wrap(
                 f"pipe_kwargs has {', '.join(map(repr, pipe_kwargs))} for the call of {type(pipe).__name__}, but the "
                 "adapter that is registered for it asks the network without that call: leave pipe_kwargs out."
             )
-        return _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+        prior = _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
+        check_adapter(prior, adapter)
+        return prior
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
         try:

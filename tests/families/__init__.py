@@ -1,6 +1,6 @@
 """Tiny random pipelines of diffusers' own classes, for tests of code that knows none of them."""
 
-from . import dits, flux, newer, older, sd3, sdxl, stable_diffusion  # noqa: F401  (registers)
+from . import dits, flux, hunyuan, newer, older, sd3, sdxl, stable_diffusion  # noqa: F401  (registers)
 from .registry import FAMILIES, NEGATIVE, PROMPTS, Draw, Family
 
 __all__ = ["FAMILIES", "NEGATIVE", "NOT_BUILT", "PROMPTS", "Draw", "Family"]
@@ -9,7 +9,7 @@ __all__ = ["FAMILIES", "NEGATIVE", "NOT_BUILT", "PROMPTS", "Draw", "Family"]
 NOT_BUILT = {
     "Kolors": "diffusers offers it only where sentencepiece is installed",
     "OmniGen": "its processor of pictures needs torchvision",
-    "QwenImageEdit, QwenImageLayered, JoyImageEdit, Flux2 with prompts": "their processors of text and pictures are loaded from files",
+    "QwenImageEdit, QwenImageLayered, JoyImageEdit, Flux2 with prompts": "their processors are loaded from files",
     "StableDiffusionLDM3D": "its pictures are pairs of colour and depth, and it has no output_type 'pt'",
     "StableUnCLIP, Kandinsky (1), StableCascade, VisualCloze, UniDiffuser": "two models sampled one after the other",
     "Kandinsky 3 and 5": "fixed sizes of hundreds of cells a side, or networks of no tiny form",

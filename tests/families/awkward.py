@@ -1,7 +1,7 @@
 """Pipelines that whoever learns from a call must refuse, or must not be harmed by: one small subclass each.
 
 ``AWKWARD`` maps names to ``Family`` values, whose ``needs`` says what is right: "replay" (awkward but regular),
-"reentry" (the recipe is not the same in all steps) or "refusal" (nothing can be learnt, and the pipeline stays as it was).
+"reentry" (the recipe is not the same in all steps) or "refusal" (nothing can be learnt; the pipeline stays as it was).
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    FirstBlockCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import scale_lora_layers, unscale_lora_layers
-from tiny_pipelines import WIDTH, make_pipeline, make_unet
+from tiny_pipelines import WIDTH, make_unet
 
 from .flux import variant as make_flux
+from .parts import make_pipeline
 from .registry import FAMILIES, NEGATIVE, Draw, Family
 from .stable_diffusion import euler, sd_lora
 
@@ -102,6 +108,8 @@ class OwnLoop(StableDiffusionPipeline):
 
 
 def loop(kind: Any = OwnLoop, **settings: Any) -> Any:
+    """A pipeline of class ``kind`` whose last step is as large as the others."""
+    settings.setdefault("scheduler", euler(timestep_spacing="trailing"))
     return kind(**make_pipeline(**settings).components, requires_safety_checker=False)
 
 
@@ -115,7 +123,13 @@ def no_scheduler() -> Any:
     return pipe
 
 
-@awkward("cached-first-block", "refusal", "the transformer skips blocks by what it saw in earlier steps", flux_text, curve="flow")
+@awkward(
+    "cached-first-block",
+    "refusal",
+    "the transformer skips blocks by what it saw in earlier steps",
+    flux_text,
+    curve="flow",
+)
 def cached_first_block() -> Any:
     pipe = make_flux()
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
@@ -181,7 +195,11 @@ def exiting() -> Any:
     return loop(Exiting)
 
 
-@awkward("left-scaled", "replay", "trains and scales its adapters during the loop, and undoes both only when it comes to its end")
+@awkward(
+    "left-scaled",
+    "replay",
+    "trains and scales its adapters during the loop, and undoes both only when it comes to its end",
+)
 def left_scaled() -> Any:
     class LeftScaled(OwnLoop):
         def begin(self) -> None:
@@ -430,7 +448,11 @@ def plain_module() -> Any:
     return pipe
 
 
-@awkward("compiled", "replay", "its network is a torch.compile'd module; run it under torch.compiler.set_stance('force_eager')")
+@awkward(
+    "compiled",
+    "replay",
+    "its network is a torch.compile'd module; run it under torch.compiler.set_stance('force_eager')",
+)
 def compiled() -> Any:
     pipe = make_pipeline(scheduler=euler())
     pipe.unet = torch.compile(pipe.unet, backend="eager")
@@ -462,7 +484,9 @@ def keywords_only() -> Any:
     return loop(KeywordsOnly)
 
 
-@awkward("inference-mode", "replay", "its call is wrapped in torch.inference_mode, below which gradients need it unwrapped")
+@awkward(
+    "inference-mode", "replay", "its call is wrapped in torch.inference_mode, below which gradients need it unwrapped"
+)
 def inference_mode() -> Any:
     class InferenceMode(OwnLoop):
         __call__ = torch.inference_mode()(OwnLoop.__call__.__wrapped__)

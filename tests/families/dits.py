@@ -1,4 +1,4 @@
-"""Transformers with a text encoder: SANA, PixArt, Lumina, Qwen-Image, Z-Image, AuraFlow, Chroma, CogView, HiDream, ..."""
+"""Transformers with a text encoder of their own: SANA, PixArt, Lumina, Qwen-Image and Z-Image."""
 
 from __future__ import annotations
 
@@ -105,7 +105,12 @@ def sana_pag() -> Any:
     return sana_variant(diffusers.SanaPAGPipeline, pag_applied_layers=["transformer_blocks.0"])
 
 
-@family("sana-controlnet", lambda d: sana_text(d, control_image=d.picture(32, 32)), curve="flow", matters=("prompt", "control_image"))
+@family(
+    "sana-controlnet",
+    lambda d: sana_text(d, control_image=d.picture(32, 32)),
+    curve="flow",
+    matters=("prompt", "control_image"),
+)
 def sana_controlnet() -> Any:
     net = shake(SanaControlNetModel(**sana_sizes()))
     # Residuals come in from the second block on.
@@ -184,7 +189,11 @@ def lumina() -> Any:
         cross_attention_dim=WIDTH,
     )
     return diffusers.LuminaPipeline(
-        transformer=shake(net), scheduler=make_flow(shift=1.0), vae=make_coarse_vae(), text_encoder=encoder, tokenizer=tokenizer
+        transformer=shake(net),
+        scheduler=make_flow(shift=1.0),
+        vae=make_coarse_vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
     )
 
 
@@ -217,7 +226,12 @@ def lumina_2_text(draw: Draw, **more: Any) -> dict[str, Any]:
     return coarse(draw, max_sequence_length=32, system_prompt="Do", **more)
 
 
-@family("lumina2", lumina_2_text, curve="flow", why="negated; rescaled by norms of the last axis; 1 - t / 1000; padded masks")
+@family(
+    "lumina2",
+    lumina_2_text,
+    curve="flow",
+    why="negated; rescaled by norms of the last axis; 1 - t / 1000; padded masks",
+)
 def lumina2() -> Any:
     return lumina_2()
 
@@ -278,14 +292,20 @@ def qwen_text(draw: Draw, **more: Any) -> dict[str, Any]:
     "qwen-image",
     qwen_text,
     curve="flow",
-    why="5-D autoencoder with mean and deviation a channel; img_shapes is a list of rows; rescaled by norms of the last axis; "
-    "the text length of a batch is its longest",
+    why="5-D autoencoder with mean and deviation a channel; img_shapes is a list of rows; rescaled by norms of the "
+    "last axis; the text length of a batch is its longest",
 )
 def qwen_image() -> Any:
     return qwen_variant(diffusers.QwenImagePipeline)
 
 
-@family("qwen-image-img2img", lambda d: qwen_text(d, image=d.picture(), strength=0.8), curve="flow", steps=5, matters=("prompt", "image"))
+@family(
+    "qwen-image-img2img",
+    lambda d: qwen_text(d, image=d.picture(), strength=0.8),
+    curve="flow",
+    steps=5,
+    matters=("prompt", "image"),
+)
 def qwen_image_img2img() -> Any:
     return qwen_variant(diffusers.QwenImageImg2ImgPipeline)
 
@@ -303,7 +323,12 @@ def qwen_image_inpaint() -> Any:
     return qwen_variant(diffusers.QwenImageInpaintPipeline)
 
 
-@family("qwen-image-controlnet", lambda d: qwen_text(d, control_image=d.picture()), curve="flow", matters=("prompt", "control_image"))
+@family(
+    "qwen-image-controlnet",
+    lambda d: qwen_text(d, control_image=d.picture()),
+    curve="flow",
+    matters=("prompt", "control_image"),
+)
 def qwen_image_controlnet() -> Any:
     net = shake(QwenImageControlNetModel(**qwen_sizes()))
     return qwen_variant(diffusers.QwenImageControlNetPipeline, controlnet=net)
@@ -330,7 +355,12 @@ def z_variant(kind: Any = diffusers.ZImagePipeline, **more: Any) -> Any:
         axes_lens=[128, 16, 16],
     )
     return kind(
-        scheduler=make_flow(), vae=make_shifted_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=shake(net, 0.05), **more
+        scheduler=make_flow(),
+        vae=make_shifted_vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=shake(net, 0.05),
+        **more,
     )
 
 
@@ -338,14 +368,19 @@ def z_variant(kind: Any = diffusers.ZImagePipeline, **more: Any) -> Any:
     "z-image",
     z_text,
     curve="flow",
-    why="the state goes in as a list of [C, 1, h, w], texts as a list of unequal lengths, the conditional half first; negated, "
-    "and guided as cond + g (cond - uncond)",
+    why="the state goes in as a list of [C, 1, h, w], texts as a list of unequal lengths, the conditional half first; "
+    "negated, and guided as cond + g (cond - uncond)",
 )
 def z_image() -> Any:
     return z_variant()
 
 
-@family("z-image-normalised", lambda d: z_text(d, cfg_normalization=1.0), curve="flow", why="norm of the whole sample, bounded")
+@family(
+    "z-image-normalised",
+    lambda d: z_text(d, cfg_normalization=1.0),
+    curve="flow",
+    why="norm of the whole sample, bounded",
+)
 def z_image_normalised() -> Any:
     return z_variant()
 
@@ -361,6 +396,12 @@ def z_image_truncated() -> Any:
     return z_variant()
 
 
-@family("z-image-img2img", lambda d: z_text(d, image=d.picture(), strength=0.8), curve="flow", steps=5, matters=("prompt", "image"))
+@family(
+    "z-image-img2img",
+    lambda d: z_text(d, image=d.picture(), strength=0.8),
+    curve="flow",
+    steps=5,
+    matters=("prompt", "image"),
+)
 def z_image_img2img() -> Any:
     return z_variant(diffusers.ZImageImg2ImgPipeline)

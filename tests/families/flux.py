@@ -8,10 +8,9 @@ from typing import Any
 import diffusers
 from diffusers import Flux2Transformer2DModel, FluxControlNetModel
 from peft import LoraConfig
-from tiny_families import make_flux_pipeline
 from tiny_pipelines import WIDTH
 
-from .parts import make_batch_norm_vae, make_flow, make_qwen3, shake
+from .parts import make_batch_norm_vae, make_flow, make_flux_pipeline, make_qwen3, shake
 from .registry import NEGATIVE, Draw, family
 from .stable_diffusion import LORA
 
@@ -35,12 +34,24 @@ def variant(kind: Any = None, *, channels: int = 16, guidance: bool = True, cont
 
 def controlnet(transformer: Any, **changes: Any) -> FluxControlNetModel:
     config = transformer.config
-    names = ("patch_size", "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads")
+    names = (
+        "patch_size",
+        "in_channels",
+        "num_layers",
+        "num_single_layers",
+        "attention_head_dim",
+        "num_attention_heads",
+    )
     names += ("joint_attention_dim", "pooled_projection_dim", "guidance_embeds", "axes_dims_rope")
     return shake(FluxControlNetModel(**{name: config[name] for name in names}, **changes))
 
 
-@family("flux", lambda d: text(d, guidance_scale=3.0), curve="flow", why="guidance is an embedding; positions have no batch axis; times are t / 1000")
+@family(
+    "flux",
+    lambda d: text(d, guidance_scale=3.0),
+    curve="flow",
+    why="guidance is an embedding; positions have no batch axis; times are t / 1000",
+)
 def flux() -> Any:
     return variant()
 
@@ -104,7 +115,13 @@ def flux_control() -> Any:
     return variant(diffusers.FluxControlPipeline, channels=32)
 
 
-@family("flux-img2img", lambda d: text(d, image=d.picture(), strength=0.8), curve="flow", steps=5, matters=("prompt", "image"))
+@family(
+    "flux-img2img",
+    lambda d: text(d, image=d.picture(), strength=0.8),
+    curve="flow",
+    steps=5,
+    matters=("prompt", "image"),
+)
 def flux_img2img() -> Any:
     return variant(diffusers.FluxImg2ImgPipeline)
 
@@ -236,6 +253,7 @@ def flux2() -> Any:
         "guidance_scale": 4.0,
     },
     curve="flow",
+    latent=False,
     why="two calls; the negative prompt is the empty one",
 )
 def flux2_klein() -> Any:

@@ -1,4 +1,4 @@
-"""Transformers that nobody asked for: AuraFlow, Chroma, CogView, Hunyuan, HiDream, Bria, PRX, Ovis, LongCat, Krea, ..."""
+"""Transformers that nobody asked for: AuraFlow, Chroma, CogView, HiDream, Bria, PRX, Ovis, LongCat, Krea, ..."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from typing import Any
 import diffusers
 import torch
 from tiny_pipelines import WIDTH, make_vae
-from transformers import BertConfig, BertModel
 
 from .parts import (
-    loud,
     make_batch_norm_vae,
-    make_byte_tokenizer,
-    make_coarse_vae,
     make_flow,
     make_qwen3,
     make_qwen_vl,
@@ -32,7 +28,9 @@ def text(draw: Draw, **more: Any) -> dict[str, Any]:
     return {"prompt": draw.prompt, "negative_prompt": NEGATIVE, **{"height": 16, "width": 16, **more}}
 
 
-def embeds(draw: Draw, *shape: int, names: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds"), **more: Any) -> dict[str, Any]:
+def embeds(
+    draw: Draw, *shape: int, names: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds"), **more: Any
+) -> dict[str, Any]:
     return {**{name: draw.randn(1, *shape) for name in names}, "height": 16, "width": 16, **more}
 
 
@@ -54,11 +52,20 @@ def aura_flow() -> Any:
         pos_embed_max_size=64,
     )
     return diffusers.AuraFlowPipeline(
-        tokenizer=tokenizer, text_encoder=encoder, vae=make_vae(), transformer=shake(net), scheduler=make_flow(shift=1.7)
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=make_vae(),
+        transformer=shake(net),
+        scheduler=make_flow(shift=1.7),
     )
 
 
-@family("chroma", lambda d: text(d, max_sequence_length=12), curve="flow", why="the attention mask spans text and picture tokens; two calls")
+@family(
+    "chroma",
+    lambda d: text(d, max_sequence_length=12),
+    curve="flow",
+    why="the attention mask spans text and picture tokens; two calls",
+)
 def chroma() -> Any:
     tokenizer, encoder = make_t5()
     net = diffusers.ChromaTransformer2DModel(
@@ -83,7 +90,9 @@ def chroma() -> Any:
 
 def cogview(kind: Any, net: Any, scheduler: Any, **vae: Any) -> Any:
     tokenizer, encoder = make_t5()
-    return kind(tokenizer=tokenizer, text_encoder=encoder, vae=make_vae(**vae), transformer=shake(net), scheduler=scheduler)
+    return kind(
+        tokenizer=tokenizer, text_encoder=encoder, vae=make_vae(**vae), transformer=shake(net), scheduler=scheduler
+    )
 
 
 COGVIEW = {
@@ -108,7 +117,12 @@ COGVIEW = {
 )
 def cogview3() -> Any:
     net = diffusers.CogView3PlusTransformer2DModel(**COGVIEW, pos_embed_max_size=64)
-    scheduler = diffusers.CogVideoXDDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
     return cogview(diffusers.CogView3PlusPipeline, net, scheduler)
 
 
@@ -124,155 +138,6 @@ def cogview4() -> Any:
     return cogview(diffusers.CogView4Pipeline, net, make_flow(shift=1.0, use_dynamic_shifting=True))
 
 
-def make_bert() -> tuple[Any, Any]:
-    tokenizer = make_byte_tokenizer(77)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=WIDTH,
-        max_position_embeddings=80,
-    )
-    return tokenizer, loud(BertModel(config))
-
-
-def hunyuan_dit_variant(kind: Any, **more: Any) -> Any:
-    (tokenizer, encoder), (tokenizer_2, encoder_2) = make_bert(), make_t5()
-    net = diffusers.HunyuanDiT2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        patch_size=2,
-        sample_size=8,
-        hidden_size=16,
-        num_layers=2,
-        mlp_ratio=2.0,
-        cross_attention_dim=WIDTH,
-        cross_attention_dim_t5=WIDTH,
-        pooled_projection_dim=16,
-        text_len=77,
-        text_len_t5=256,
-    )
-    return kind(
-        vae=make_coarse_vae(),
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        text_encoder_2=encoder_2,
-        tokenizer_2=tokenizer_2,
-        transformer=shake(net),
-        scheduler=diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.018, prediction_type="v_prediction", steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        **more,
-    )
-
-
-def hunyuan_dit_text(draw: Draw, **more: Any) -> dict[str, Any]:
-    return text(draw, **{"height": 64, "width": 64, "use_resolution_binning": False, **more})
-
-
-@family("hunyuan-dit", hunyuan_dit_text, why="positions, sizes, style beside two text states; cuts variance channels")
-def hunyuan_dit() -> Any:
-    return hunyuan_dit_variant(diffusers.HunyuanDiTPipeline)
-
-
-@family("hunyuan-dit-pag", lambda d: hunyuan_dit_text(d, pag_scale=2.0))
-def hunyuan_dit_pag() -> Any:
-    return hunyuan_dit_variant(diffusers.HunyuanDiTPAGPipeline, pag_applied_layers=["1"])
-
-
-def hunyuan_image_variant(*, guider: Any = None, **transformer: Any) -> Any:
-    settings = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "num_refiner_layers": 1,
-        "text_embed_dim": WIDTH,
-        "text_embed_2_dim": WIDTH,
-        "rope_axes_dim": (8, 8),
-        **HEADS,
-    }
-    vae = diffusers.AutoencoderKLHunyuanImage(
-        in_channels=3,
-        out_channels=3,
-        latent_channels=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        spatial_compression_ratio=2,
-        sample_size=16,
-        scaling_factor=0.75,
-    )
-    return diffusers.HunyuanImagePipeline(
-        scheduler=make_flow(),
-        vae=vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=shake(diffusers.HunyuanImageTransformer2DModel(**{**settings, **transformer}), 0.1),
-        guider=guider,
-    )
-
-
-def hunyuan_image_embeds(draw: Draw, **more: Any) -> dict[str, Any]:
-    mask = torch.ones(1, 6, dtype=torch.int64)
-    states = embeds(draw, 6, WIDTH)
-    second = {f"{name}_2": draw.randn(1, 6, WIDTH) for name in ("prompt_embeds", "negative_prompt_embeds")}
-    names = ("prompt_embeds_mask", "negative_prompt_embeds_mask", "prompt_embeds_mask_2", "negative_prompt_embeds_mask_2")
-    return {**states, **second, **{name: mask.clone() for name in names}, **more}
-
-
-@family(
-    "hunyuan-image-distilled",
-    lambda d: hunyuan_image_embeds(d, distilled_guidance_scale=3.0),
-    curve="flow",
-    matters=("prompt_embeds", "prompt_embeds_2"),
-)
-def hunyuan_image_distilled() -> Any:
-    return hunyuan_image_variant(guidance_embeds=True)
-
-
-@family(
-    "hunyuan-image-guider",
-    hunyuan_image_embeds,
-    curve="flow",
-    why="a guider component combines: prepare_inputs, prepare_models and cleanup_models round each call, guider(state)",
-    matters=("prompt_embeds", "prompt_embeds_2", "negative_prompt_embeds"),
-)
-def hunyuan_image_guider() -> Any:
-    return hunyuan_image_variant(guider=diffusers.ClassifierFreeGuidance(guidance_scale=3.0))
-
-
-@family(
-    "hunyuan-image-apg",
-    hunyuan_image_embeds,
-    curve="flow",
-    needs="reentry",
-    why="the guider projects on the conditional prediction and keeps a momentum over the steps: stateful guidance",
-    matters=("prompt_embeds", "prompt_embeds_2"),
-)
-def hunyuan_image_apg() -> Any:
-    guider = diffusers.AdaptiveProjectedMixGuidance(
-        adaptive_projected_guidance_momentum=-0.5, adaptive_projected_guidance_start_step=0
-    )
-    return hunyuan_image_variant(guider=guider)
-
-
-@family(
-    "hunyuan-image-meanflow",
-    hunyuan_image_embeds,
-    curve="flow",
-    needs="reentry",
-    why="timestep_r is the NEXT step's time: an input that depends on the step",
-    matters=("prompt_embeds", "prompt_embeds_2"),
-)
-def hunyuan_image_meanflow() -> Any:
-    return hunyuan_image_variant(use_meanflow=True)
-
-
 @family(
     "hidream",
     lambda d: {
@@ -286,8 +151,8 @@ def hunyuan_image_meanflow() -> Any:
         "width": 16,
     },
     curve="flow",
-    why="Llama's states are [layers, rows, tokens, width]: their batch axis is the second; negated; experts are chosen by token; "
-    "height and width are scaled to a fixed area",
+    why="Llama's states are [layers, rows, tokens, width]: their batch axis is the second; negated; experts are "
+    "chosen by token; height and width are scaled to a fixed area",
     matters=("prompt_embeds_t5", "prompt_embeds_llama3", "pooled_prompt_embeds"),
 )
 def hidream() -> Any:
@@ -330,7 +195,12 @@ def bria_variant() -> Any:
     )
 
 
-@family("bria", lambda d: text(d, max_sequence_length=12), curve="flow", why="sets self.attention_kwargs (no underscore) on the pipeline; times are not scaled")
+@family(
+    "bria",
+    lambda d: text(d, max_sequence_length=12),
+    curve="flow",
+    why="sets self.attention_kwargs (no underscore) on the pipeline; times are not scaled",
+)
 def bria() -> Any:
     return bria_variant()
 
@@ -415,8 +285,8 @@ def longcat() -> Any:
     "ernie",
     text,
     curve="flow",
-    why="text lengths go in beside padded texts; times as a full row of t.item(); batch-norm latents; calls set_timesteps with "
-    "sigmas as a tensor",
+    why="text lengths go in beside padded texts; times as a full row of t.item(); batch-norm latents; calls "
+    "set_timesteps with sigmas as a tensor",
 )
 def ernie() -> Any:
     tokenizer, encoder = make_qwen3()
@@ -431,7 +301,11 @@ def ernie() -> Any:
         rope_axes_dim=(4, 4, 8),
     )
     return diffusers.ErnieImagePipeline(
-        transformer=shake(net), vae=make_batch_norm_vae(), text_encoder=encoder, tokenizer=tokenizer, scheduler=make_flow()
+        transformer=shake(net),
+        vae=make_batch_norm_vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        scheduler=make_flow(),
     )
 
 
@@ -486,7 +360,7 @@ def krea2() -> Any:
         negative_prompt_embeds_mask=torch.ones(1, 6, dtype=torch.bool),
     ),
     curve="flow",
-    why="experts choose tokens up to a capacity of each row; a mask of ones becomes None; negated; norms of the last axis",
+    why="experts choose tokens up to a capacity of each row; a mask of ones becomes None; negated; norms of last axis",
     **EMBEDS,
 )
 def nucleus() -> Any:
@@ -513,7 +387,13 @@ def nucleus() -> Any:
 def prx_net(channels: int) -> Any:
     return shake(
         diffusers.PRXTransformer2DModel(
-            in_channels=channels, context_in_dim=WIDTH, hidden_size=32, num_heads=2, depth=1, axes_dim=[8, 8], mlp_ratio=2.0
+            in_channels=channels,
+            context_in_dim=WIDTH,
+            hidden_size=32,
+            num_heads=2,
+            depth=1,
+            axes_dim=[8, 8],
+            mlp_ratio=2.0,
         )
     )
 
@@ -527,7 +407,12 @@ def prx_embeds(draw: Draw) -> dict[str, Any]:
 @family("prx", prx_embeds, curve="flow", **EMBEDS)
 def prx() -> Any:
     return diffusers.PRXPipeline(
-        transformer=prx_net(4), scheduler=make_flow(), text_encoder=None, tokenizer=None, vae=make_shifted_vae(), default_sample_size=8
+        transformer=prx_net(4),
+        scheduler=make_flow(),
+        text_encoder=None,
+        tokenizer=None,
+        vae=make_shifted_vae(),
+        default_sample_size=8,
     )
 
 
@@ -536,7 +421,7 @@ def prx() -> Any:
     prx_embeds,
     curve="flow",
     needs="reentry",
-    why="the network predicts x0 and the loop makes (x - x0) / max(t, 0.05) of it: state and time enter the model output",
+    why="the network predicts x0 and the loop makes (x - x0) / max(t, 0.05) of it: state and time enter",
     latent=False,
     **EMBEDS,
 )
@@ -544,4 +429,3 @@ def prx_pixel() -> Any:
     return diffusers.PRXPixelPipeline(
         transformer=prx_net(3), scheduler=make_flow(), text_encoder=None, tokenizer=None, default_sample_size=16
     )
-

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel, VQModel
-from tiny_pipelines import WIDTH, make_pipeline, make_unet, make_vae
+from tiny_pipelines import WIDTH, make_unet, make_vae
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .newer import HEADS, embeds
@@ -17,6 +17,7 @@ from .parts import (
     make_byte_tokenizer,
     make_coarse_vae,
     make_flow,
+    make_pipeline,
     make_qwen3,
     make_shifted_vae,
     shake,
@@ -59,7 +60,14 @@ def ddpm() -> Any:
     return diffusers.DDPMPipeline(unet=make_plain_unet(), scheduler=DDPMScheduler(clip_sample=False))
 
 
-@family("ddim", lambda d: {"eta": 0.0}, matters=(), latent=False, curve="other", why="passes eta and use_clipped_model_output to step")
+@family(
+    "ddim",
+    lambda d: {"eta": 0.0},
+    matters=(),
+    latent=False,
+    curve="other",
+    why="passes eta and use_clipped_model_output to step",
+)
 def ddim() -> Any:
     return diffusers.DDIMPipeline(unet=make_plain_unet(), scheduler=DDIMScheduler(clip_sample=False))
 
@@ -159,18 +167,22 @@ def kandinsky_embeds(draw: Draw, **more: Any) -> dict[str, Any]:
 
 
 def kandinsky_scheduler() -> Any:
-    return DDPMScheduler(beta_schedule="linear", variance_type="learned_range", clip_sample=True, prediction_type="epsilon")
+    return DDPMScheduler(
+        beta_schedule="linear", variance_type="learned_range", clip_sample=True, prediction_type="epsilon"
+    )
 
 
 @family(
     "kandinsky22",
     kandinsky_embeds,
     curve="other",
-    why="the conditional half's variance channels are put behind the guided output for DDPM's learned variance; movq decodes",
+    why="the conditional half's variance channels are put behind the guided output, for DDPM's variance; movq decodes",
     matters=("image_embeds", "negative_image_embeds"),
 )
 def kandinsky22() -> Any:
-    return diffusers.KandinskyV22Pipeline(unet=make_unet(**KANDINSKY), scheduler=kandinsky_scheduler(), movq=make_movq())
+    return diffusers.KandinskyV22Pipeline(
+        unet=make_unet(**KANDINSKY), scheduler=kandinsky_scheduler(), movq=make_movq()
+    )
 
 
 def make_movq() -> VQModel:
@@ -186,15 +198,23 @@ def make_movq() -> VQModel:
 )
 def kandinsky22_controlnet() -> Any:
     unet = make_unet(**{**KANDINSKY, "in_channels": 8, "addition_embed_type": "image_hint"})
+    shake(unet.add_embedding.input_hint_block, 0.3)
     return diffusers.KandinskyV22ControlnetPipeline(unet=unet, scheduler=kandinsky_scheduler(), movq=make_movq())
 
 
 @family(
     "ideogram4",
-    lambda d: {"prompt": d.prompt, "height": 16, "width": 16, "max_sequence_length": 48, "guidance_scale": 3.0, "guidance_schedule": None},
+    lambda d: {
+        "prompt": d.prompt,
+        "height": 16,
+        "width": 16,
+        "max_sequence_length": 48,
+        "guidance_scale": 3.0,
+        "guidance_schedule": None,
+    },
     curve="flow",
-    why="the unconditional half is asked of ANOTHER network, and of picture tokens alone; the conditional one's state is padded in "
-    "front with zeros for the text, and cut; negated; the time table is of the call's own making",
+    why="the unconditional half is asked of ANOTHER network, and of picture tokens alone; the state of "
+    "the other is padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
 )
 def ideogram4() -> Any:
     return ideogram()
@@ -202,7 +222,13 @@ def ideogram4() -> Any:
 
 @family(
     "ideogram4-schedule",
-    lambda d: {"prompt": d.prompt, "height": 16, "width": 16, "max_sequence_length": 48, "guidance_schedule": (5.0, 5.0, 3.0, 3.0)},
+    lambda d: {
+        "prompt": d.prompt,
+        "height": 16,
+        "width": 16,
+        "max_sequence_length": 48,
+        "guidance_schedule": (5.0, 5.0, 3.0, 3.0),
+    },
     curve="flow",
     needs="reentry",
     why="a guidance scale a step, as the pipeline has by default",

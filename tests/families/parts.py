@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import tiny_families
+import tiny_pipelines
 import torch
 from diffusers import AutoencoderDC, AutoencoderKLFlux2, AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
 from tiny_pipelines import WIDTH, make_vae
@@ -27,6 +30,25 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{{ m['content'][0]['text'] }}{% endif %}<|im_end|>\n{% endfor %}"
 )
+
+
+def seeded(make: Any) -> Any:
+    """``make`` with a seed drawn from the global generator where it is given none."""
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("seed", int(torch.randint(2**31, ())))
+        return make(*args, **kwargs)
+
+    return made
+
+
+make_pipeline = seeded(tiny_pipelines.make_pipeline)
+make_controlnet = seeded(tiny_pipelines.make_controlnet)
+make_depth_pipeline = seeded(tiny_pipelines.make_depth_pipeline)
+make_pixel_pipeline = seeded(tiny_pipelines.make_pixel_pipeline)
+make_xl_pipeline = seeded(tiny_families.make_xl_pipeline)
+make_flux_pipeline = seeded(tiny_families.make_flux_pipeline)
 
 
 def shake(module: Any, scale: float = 0.15, only: Any = None) -> Any:

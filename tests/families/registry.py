@@ -51,7 +51,7 @@ class Family:
         name: key in ``FAMILIES``.
         build: makes the pipeline; called under a seeded global generator that is restored afterwards.
         arguments: ``Draw`` to what ``__call__`` takes for one picture.
-        curve: ``"vp"`` or ``"flow"``, which schedulers make sense (see ``families.schedulers``); ``"other"``: its own only.
+        curve: ``"vp"`` or ``"flow"``: which schedulers make sense (``families.schedulers``); ``"other"``: its own.
         needs: what its loop asks of whoever learns it: ``"replay"`` (every step is the same recipe), ``"reentry"``
             (the recipe or an input changes over the steps), ``"refusal"`` (no single sampled state to be learnt).
         steps: the number of steps that its short run takes.

@@ -23,7 +23,10 @@ VP: dict[str, tuple[Any, dict[str, Any]]] = {
     "euler-karras": (diffusers.EulerDiscreteScheduler, {"use_karras_sigmas": True}),
     "euler-ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
     "dpm-2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "dpm-2m-karras": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpm-2m-karras": (
+        diffusers.DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
     "dpm-2m-sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
     "dpm-1": (diffusers.DPMSolverSinglestepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 1}),
     "unipc": (diffusers.UniPCMultistepScheduler, UNCORRECTED),
@@ -64,8 +67,12 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sd3-img2img", "sd3-inpaint", "qwen-image-img2img", "qwen-image-inpaint"), NO_NOISE),
     **dict.fromkeys(("flux-img2img", "flux-inpaint", "flux-fill", "cogview4", "bria-fibo", "ernie"), NO_NOISE),
     **dict.fromkeys(("z-image", "z-image-normalised", "z-image-truncated", "z-image-img2img"), NO_NOISE),
-    **dict.fromkeys(("lumina2", "lumina2-linear", "lumina2-truncated", "qwen-image", "qwen-image-controlnet"), NO_SIGMAS),
-    **dict.fromkeys(("flux-schnell", "flux-kontext", "flux-control", "flux-controlnet", "flux-controlnet-cfg"), NO_SIGMAS),
+    **dict.fromkeys(
+        ("lumina2", "lumina2-linear", "lumina2-truncated", "qwen-image", "qwen-image-controlnet"), NO_SIGMAS
+    ),
+    **dict.fromkeys(
+        ("flux-schnell", "flux-kontext", "flux-control", "flux-controlnet", "flux-controlnet-cfg"), NO_SIGMAS
+    ),
     **dict.fromkeys(("flux-controlnet-union", "flux-controlnet-two", "flux-controlnet-end", "chroma"), NO_SIGMAS),
     **dict.fromkeys(("hidream", "ovis", "longcat", "krea2", "nucleus"), NO_SIGMAS),
     **dict.fromkeys((f"hunyuan-image-{kind}" for kind in ("distilled", "guider", "apg", "meanflow")), NO_SIGMAS),

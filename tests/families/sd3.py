@@ -61,7 +61,9 @@ def variant(kind: Any = diffusers.StableDiffusion3Pipeline, *, control: Any = No
 
 
 def controlnet(**changes: Any) -> SD3ControlNetModel:
-    return shake(SD3ControlNetModel(**{**SIZES, "num_layers": 1, "force_zeros_for_pooled_projection": False, **changes}))
+    return shake(
+        SD3ControlNetModel(**{**SIZES, "num_layers": 1, "force_zeros_for_pooled_projection": False, **changes})
+    )
 
 
 @family("sd3", text, curve="flow")
@@ -69,14 +71,19 @@ def sd3() -> Any:
     return variant()
 
 
-@family("sd3-embeds", lambda d: {
-    "prompt_embeds": d.randn(1, 5, 2 * WIDTH),
-    "negative_prompt_embeds": d.randn(1, 5, 2 * WIDTH),
-    "pooled_prompt_embeds": d.randn(1, 2 * WIDTH),
-    "negative_pooled_prompt_embeds": d.randn(1, 2 * WIDTH),
-    "height": 16,
-    "width": 16,
-}, curve="flow", matters=("prompt_embeds", "pooled_prompt_embeds"))
+@family(
+    "sd3-embeds",
+    lambda d: {
+        "prompt_embeds": d.randn(1, 5, 2 * WIDTH),
+        "negative_prompt_embeds": d.randn(1, 5, 2 * WIDTH),
+        "pooled_prompt_embeds": d.randn(1, 2 * WIDTH),
+        "negative_pooled_prompt_embeds": d.randn(1, 2 * WIDTH),
+        "height": 16,
+        "width": 16,
+    },
+    curve="flow",
+    matters=("prompt_embeds", "pooled_prompt_embeds"),
+)
 def sd3_embeds() -> Any:
     return variant()
 
@@ -92,7 +99,13 @@ def sd3_skip_layers() -> Any:
     return variant()
 
 
-@family("sd3-img2img", lambda d: text(d, image=d.picture(), strength=0.8), curve="flow", steps=5, matters=("prompt", "image"))
+@family(
+    "sd3-img2img",
+    lambda d: text(d, image=d.picture(), strength=0.8),
+    curve="flow",
+    steps=5,
+    matters=("prompt", "image"),
+)
 def sd3_img2img() -> Any:
     return variant(diffusers.StableDiffusion3Img2ImgPipeline)
 
@@ -110,7 +123,12 @@ def sd3_inpaint() -> Any:
     return variant(diffusers.StableDiffusion3InpaintPipeline, in_channels=16, out_channels=16)
 
 
-@family("sd3-controlnet", lambda d: text(d, control_image=d.picture(), controlnet_conditioning_scale=0.7), curve="flow", matters=("prompt", "control_image"))
+@family(
+    "sd3-controlnet",
+    lambda d: text(d, control_image=d.picture(), controlnet_conditioning_scale=0.7),
+    curve="flow",
+    matters=("prompt", "control_image"),
+)
 def sd3_controlnet() -> Any:
     return variant(diffusers.StableDiffusion3ControlNetPipeline, control=controlnet)
 

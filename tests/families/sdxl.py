@@ -6,13 +6,12 @@ import inspect
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import ControlNetUnionModel, T2IAdapter
 from peft import LoraConfig
-from tiny_families import make_xl_pipeline, make_xl_scheduler
-from tiny_pipelines import SCALE, WIDTH, make_controlnet
+from tiny_families import make_xl_scheduler
+from tiny_pipelines import SCALE, WIDTH
 
-from .parts import shake
+from .parts import make_controlnet, make_pixel_pipeline, make_xl_pipeline, shake
 from .registry import NEGATIVE, Draw, family
 from .stable_diffusion import LORA, add_ip_adapter, choose, two_controls
 
@@ -60,7 +59,12 @@ def sdxl_denoising_end() -> Any:
     return make_xl_pipeline()
 
 
-@family("sdxl-img2img", lambda d: {"prompt": d.prompt, "image": d.picture(), "strength": 0.8}, steps=5, matters=("prompt", "image"))
+@family(
+    "sdxl-img2img",
+    lambda d: {"prompt": d.prompt, "image": d.picture(), "strength": 0.8},
+    steps=5,
+    matters=("prompt", "image"),
+)
 def sdxl_img2img() -> Any:
     return variant(diffusers.StableDiffusionXLImg2ImgPipeline)
 
@@ -117,7 +121,11 @@ def sdxl_pix2pix() -> Any:
     return variant(diffusers.StableDiffusionXLInstructPix2PixPipeline, unet={"in_channels": 8})
 
 
-@family("sdxl-controlnet", lambda d: text(d, image=d.picture(), controlnet_conditioning_scale=0.7), matters=("prompt", "image"))
+@family(
+    "sdxl-controlnet",
+    lambda d: text(d, image=d.picture(), controlnet_conditioning_scale=0.7),
+    matters=("prompt", "image"),
+)
 def sdxl_controlnet() -> Any:
     base = make_xl_pipeline()
     return choose(
@@ -131,8 +139,10 @@ def sdxl_controlnet() -> Any:
 @family("sdxl-controlnet-two", two_controls, matters=("prompt", "image"))
 def sdxl_controlnet_two() -> Any:
     base = make_xl_pipeline()
-    nets = [make_controlnet(base.unet, seed=s) for s in (0, 1)]
-    return choose(diffusers.StableDiffusionXLControlNetPipeline, base.components, controlnet=nets, add_watermarker=False)
+    nets = [make_controlnet(base.unet) for _ in range(2)]
+    return choose(
+        diffusers.StableDiffusionXLControlNetPipeline, base.components, controlnet=nets, add_watermarker=False
+    )
 
 
 @family(
@@ -168,7 +178,11 @@ def sdxl_controlnet_union() -> Any:
     )
 
 
-@family("sdxl-t2i-adapter", lambda d: text(d, image=d.picture(), adapter_conditioning_factor=1.0), matters=("prompt", "image"))
+@family(
+    "sdxl-t2i-adapter",
+    lambda d: text(d, image=d.picture(), adapter_conditioning_factor=1.0),
+    matters=("prompt", "image"),
+)
 def sdxl_t2i_adapter() -> Any:
     adapter = T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=SCALE)
     blocks = {
@@ -234,8 +248,6 @@ def sdxl_embeds() -> Any:
     latent=False,
 )
 def deepfloyd() -> Any:
-    from tiny_pipelines import make_pixel_pipeline
-
     return make_pixel_pipeline()
 
 
@@ -252,7 +264,13 @@ def deepfloyd_img2img() -> Any:
 
 @family(
     "if-superresolution",
-    lambda d: {"prompt": d.prompt, "image": d.picture(8, 8) * 2 - 1, "height": 16, "width": 16, "noise_level": 100 + 100 * d.index},
+    lambda d: {
+        "prompt": d.prompt,
+        "image": d.picture(8, 8) * 2 - 1,
+        "height": 16,
+        "width": 16,
+        "noise_level": 100 + 100 * d.index,
+    },
     latent=False,
     why="the upscaled, noised small picture is extra channels; class_labels carry its noise level",
     matters=("prompt", "image", "noise_level"),

@@ -9,9 +9,9 @@ import diffusers
 import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler, T2IAdapter
 from peft import LoraConfig
-from tiny_pipelines import SCALE, WIDTH, make_controlnet, make_depth_pipeline, make_pipeline, make_unet
+from tiny_pipelines import SCALE, WIDTH, make_unet
 
-from .parts import make_image_encoder, shake
+from .parts import make_controlnet, make_depth_pipeline, make_image_encoder, make_pipeline, shake
 from .registry import NEGATIVE, Draw, family
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -81,7 +81,7 @@ def sd_freeu() -> Any:
 @family(
     "lcm",
     lambda d: {"prompt": d.prompt, "height": 16, "width": 16, "original_inference_steps": 50},
-    why="guidance is an embedding (timestep_cond), no negative prompt; the picture is the last `denoised`, not prev_sample",
+    why="guidance is an embedding, no negative prompt; the picture is the last `denoised`, not prev_sample",
 )
 def lcm() -> Any:
     pipe = variant(
@@ -91,7 +91,11 @@ def lcm() -> Any:
     return pipe
 
 
-@family("sd-pag", lambda d: text(d, pag_scale=2.0), why="three thirds in one call; attention processors are set for the call")
+@family(
+    "sd-pag",
+    lambda d: text(d, pag_scale=2.0),
+    why="three thirds in one call; attention processors are set for the call",
+)
 def sd_pag() -> Any:
     return variant(diffusers.StableDiffusionPAGPipeline, pag_applied_layers=["mid"])
 
@@ -110,13 +114,17 @@ def sd_pag_adaptive() -> Any:
     "sd-sag",
     text,
     needs="refusal",
-    why="a second, single-row call on a state degraded by attention maps that a processor stores; reads scheduler.alphas_cumprod",
+    why="a second call on a state degraded by attention maps that a processor stores; reads alphas_cumprod",
 )
 def sd_sag() -> Any:
     return variant(diffusers.StableDiffusionSAGPipeline)
 
 
-@family("sd-semantic", lambda d: {"prompt": d.prompt, "height": 16, "width": 16}, why="negative_prompt and editing prompts make three parts")
+@family(
+    "sd-semantic",
+    lambda d: {"prompt": d.prompt, "height": 16, "width": 16},
+    why="negative_prompt and editing prompts make three parts",
+)
 def sd_semantic() -> Any:
     return variant(diffusers.SemanticStableDiffusionPipeline)
 
@@ -125,7 +133,7 @@ def sd_semantic() -> Any:
     "sd-panorama",
     lambda d: text(d, width=32),
     needs="refusal",
-    why="views inside the loop: several network calls a step, scheduler.step for each on a window, states set back to a copy",
+    why="views inside the loop: several calls a step, scheduler.step on each window, its state set back to a copy",
 )
 def sd_panorama() -> Any:
     return variant(diffusers.StableDiffusionPanoramaPipeline)
@@ -168,13 +176,15 @@ def sd_inpaint_4() -> Any:
     matters=("prompt", "image", "depth_map"),
 )
 def sd_depth2img() -> Any:
-    return make_depth_pipeline()
+    pipe = make_depth_pipeline()
+    shake(pipe.unet, 0.05)  # whose own weights are always the same
+    return pipe
 
 
 @family(
     "sd-pix2pix",
     lambda d: sizeless(d, image=d.picture()),
-    why="three thirds (text, picture, none) whose weights add up to one; the picture is extra channels, zero in the last third",
+    why="three thirds (text, picture, none) whose weights add up to one; the picture is extra channels, 0 in the last",
     matters=("prompt", "image"),
 )
 def sd_pix2pix() -> Any:
@@ -202,8 +212,8 @@ def sd_upscale() -> Any:
     lambda d: sizeless(d, image=d.picture(8, 8)),
     curve="other",
     needs="reentry",
-    why="preconditions as k-diffusion does: time is log(sigma) / 4, and the model output adds latents / (sigma^2 + 1), so that the "
-    "state itself is a term of it; the last output channel is cut",
+    why="preconditions as k-diffusion does: time is log(sigma) / 4, and the model output adds latents / (sigma^2 + 1): "
+    "the state itself is a term of it; the last output channel is cut",
     matters=("prompt", "image"),
 )
 def sd_latent_upscale() -> Any:
@@ -228,14 +238,21 @@ def sd_latent_upscale() -> Any:
 def sd_image_variation() -> Any:
     encoder, processor = make_image_encoder()
     return variant(
-        diffusers.StableDiffusionImageVariationPipeline, image_encoder=encoder, feature_extractor=processor, safety_checker=None
+        diffusers.StableDiffusionImageVariationPipeline,
+        image_encoder=encoder,
+        feature_extractor=processor,
+        safety_checker=None,
     )
 
 
 # ---- controls and adapters ----
 
 
-@family("sd-controlnet", lambda d: text(d, image=d.picture(), controlnet_conditioning_scale=0.7), matters=("prompt", "image"))
+@family(
+    "sd-controlnet",
+    lambda d: text(d, image=d.picture(), controlnet_conditioning_scale=0.7),
+    matters=("prompt", "image"),
+)
 def sd_controlnet() -> Any:
     base = make_pipeline(scheduler=euler())
     return choose(diffusers.StableDiffusionControlNetPipeline, base.components, controlnet=make_controlnet(base.unet))
@@ -248,7 +265,7 @@ def two_controls(draw: Draw, **more: Any) -> dict[str, Any]:
 @family("sd-controlnet-two", two_controls, matters=("prompt", "image"))
 def sd_controlnet_two() -> Any:
     base = make_pipeline(scheduler=euler())
-    nets = [make_controlnet(base.unet, seed=s) for s in (0, 1)]
+    nets = [make_controlnet(base.unet) for _ in range(2)]
     return choose(diffusers.StableDiffusionControlNetPipeline, base.components, controlnet=nets)
 
 
@@ -256,7 +273,7 @@ def sd_controlnet_two() -> Any:
     "sd-controlnet-guess",
     lambda d: text(d, image=d.picture(), guess_mode=True, guidance_scale=3.0),
     needs="reentry",
-    why="ControlNet sees the conditional half alone; its residuals are padded with zeros, so that they are no output of it",
+    why="ControlNet sees the conditional half alone; its residuals are padded with zeros: no output of it",
     matters=("prompt", "image"),
 )
 def sd_controlnet_guess() -> Any:
@@ -295,7 +312,12 @@ def sd_controlnet_inpaint() -> Any:
     return choose(diffusers.StableDiffusionControlNetInpaintPipeline, sd_controlnet().components)
 
 
-@family("sd-t2i-adapter", lambda d: text(d, image=d.picture()), why="residuals are cloned each step from one state", matters=("prompt", "image"))
+@family(
+    "sd-t2i-adapter",
+    lambda d: text(d, image=d.picture()),
+    why="residuals are cloned each step from one state",
+    matters=("prompt", "image"),
+)
 def sd_t2i_adapter() -> Any:
     adapter = T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=SCALE)
     blocks = {
@@ -340,10 +362,13 @@ def sd_ip_adapter() -> Any:
     return add_ip_adapter(make_pipeline(scheduler=euler()), WIDTH)
 
 
-@family("sd-lora", lambda d: text(d, cross_attention_kwargs={"scale": 0.6}), why="scale is set on the layers inside each network call and unset after it")
+@family(
+    "sd-lora",
+    lambda d: text(d, cross_attention_kwargs={"scale": 0.6}),
+    why="scale is set on the layers inside each network call and unset after it",
+)
 def sd_lora() -> Any:
     pipe = make_pipeline(scheduler=euler())
     pipe.unet.add_adapter(LoraConfig(target_modules=["to_q", "to_v"], **LORA), "made")
     pipe.unet.set_adapters(["made"], [0.8])
     return pipe
-

@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderTiny
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+)
 from exact_priors import relative
 from torch.nn.functional import pixel_unshuffle
 
+from bench.memory import peak_of
 from fastsync.priors import VaeCodec
-from fastsync.priors.codecs import upcast_dtype
+from fastsync.priors.codecs import autoencoder, local, strips, upcast_dtype
 
 CPU = torch.device("cpu")
 
@@ -35,19 +43,26 @@ def flux2():
     return vae
 
 
-def dc():
-    return AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=4,
-        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8, 16),
-        decoder_block_out_channels=(8, 8, 16),
-        encoder_layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        encoder_qkv_multiscales=((), (), (5,)),
-        decoder_qkv_multiscales=((), (), (5,)),
-        scaling_factor=0.41,
+def dc(**changes):
+    settings = {
+        "latent_channels": 4,
+        "attention_head_dim": 4,
+        "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "encoder_block_out_channels": (8, 8, 16),
+        "decoder_block_out_channels": (8, 8, 16),
+        "encoder_layers_per_block": (1, 1, 1),
+        "decoder_layers_per_block": (1, 1, 1),
+        "encoder_qkv_multiscales": ((), (), (5,)),
+        "decoder_qkv_multiscales": ((), (), (5,)),
+        "scaling_factor": 0.41,
+    }
+    return AutoencoderDC(**{**settings, **changes})
+
+
+def wan(**changes):
+    return AutoencoderKLWan(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True], **changes
     )
 
 
@@ -187,6 +202,60 @@ def test_another_dtype_leaves_the_weights_alone():
         assert torch.equal(pixels, VaeCodec(exact).decode(z, CPU))
         assert torch.equal(codec.encode(pixels, CPU), VaeCodec(exact).encode(pixels, CPU))
     assert {p.dtype for p in vae.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("size", [(5, 29), (31, 4), (1, 2)])
+@pytest.mark.parametrize("strip", [2**21, 1], ids=["large pieces", "small pieces"])
+@pytest.mark.parametrize("change", ["DC", "DC interpolated", "DC flat", "Qwen", "Wan"])
+def test_fine_levels_piece_by_piece_are_the_whole(change, strip, size, monkeypatch):
+    monkeypatch.setattr(strips, "STRIP", strip)
+    make = {
+        "DC": dc,
+        "DC interpolated": lambda: dc(upsample_block_type="interpolate", downsample_block_type="conv"),
+        "DC flat": lambda: dc(encoder_layers_per_block=(0, 1, 1), decoder_layers_per_block=(0, 1, 1)),
+        "Qwen": qwen,
+        "Wan": wan,
+    }[change]
+    vae = made(make).double()
+    parts = local.taken_apart(vae)
+    assert parts is not None and len(parts.decode_fine) > 2 and len(parts.encode_fine) > 2
+    frame = (1,) if change in ("Qwen", "Wan") else ()
+    z = noise(2, 4, *frame, *size).double()
+    pixels = noise(2, 3, *frame, *(4 * side for side in size)).double()
+    with torch.no_grad():
+        tolerance = 1e-12 if frame else 1e-6  # DC's attention computes in float32
+        assert relative(local.decode(vae, parts, z), vae.decode(z).sample) < tolerance
+        encoded = vae.encode(pixels, return_dict=False)[0]
+        expected = encoded.mode() if frame else encoded
+        assert relative(local.encode(vae, parts, pixels), expected) < tolerance
+
+
+@pytest.mark.parametrize("make", [dc, qwen])
+def test_pieces_are_the_default_of_large_pictures_and_take_less(make, monkeypatch):
+    vae = made(make)
+    codec, z = VaeCodec(vae), noise(1, 4, 4, 100)
+    with torch.no_grad():
+        whole = codec.decode(z, CPU)
+        before = peak_of(lambda: codec.decode(z, CPU)), peak_of(lambda: codec.encode(whole, CPU))
+        latents = codec.encode(whole, CPU)
+        monkeypatch.setattr(autoencoder, "LARGE", 4000)
+        monkeypatch.setattr(strips, "STRIP", 2**10)
+        assert relative(codec.decode(z, CPU), whole) < 1e-5
+        assert relative(codec.encode(whole, CPU), latents) < 1e-5
+        after = peak_of(lambda: codec.decode(z, CPU)), peak_of(lambda: codec.encode(whole, CPU))
+        assert all(b < 0.8 * a for a, b in zip(before, after, strict=True)), (before, after)
+        closed = codec.decode(z, CPU, (False, True))
+        turned = codec.decode(z.roll(50, -1), CPU, (False, True))
+    # All of this small picture lies twice in what is computed, so all that is left is the ends' share in attention.
+    assert relative(turned, closed.roll(200, -1)) < 0.02
+
+
+def test_what_is_not_known_is_not_taken_apart():
+    assert local.taken_apart(made(tiny)) is None
+    vae = made(qwen)
+    vae.encoder.down_blocks[0] = torch.nn.Identity()
+    assert local.taken_apart(vae) is None
+    assert local.taken_apart(made(lambda: wan(is_residual=True))) is None
 
 
 @pytest.mark.parametrize(

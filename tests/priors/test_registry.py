@@ -1,7 +1,6 @@
 """Adapters of one's own: found by class or by what it inherits from, first in line, and held to the contract."""
 
 import pytest
-import tiny_families as families
 import tiny_pipelines as tiny
 import torch
 from contracts.prior import PriorContract
@@ -86,11 +85,36 @@ def test_the_nearest_class_decides(fresh):
 
 
 def test_later_registrations_replace_earlier_ones_and_fastsyncs_own(fresh):
-    register("StableDiffusionPipeline", "StableDiffusionXLPipeline")(OwnPrior)
+    register("StableDiffusionPipeline")(OwnPrior)
     assert type(priors.wrap(tiny.make_pipeline())) is OwnPrior and type(priors.wrap(make())) is OwnPrior
-    assert type(priors.wrap(families.make_xl_pipeline())) is OwnPrior
     register("StableDiffusionPipeline")(fs.DiffusersPrior)
     assert type(priors.wrap(tiny.make_pipeline())) is fs.DiffusersPrior
+
+
+@pytest.mark.parametrize("wrong", ["network", "guidance", "text"])
+def test_an_adapter_must_give_the_pipelines_own_first_step(fresh, wrong):
+    class Wrong(OwnPrior):
+        default_guidance = 3.0 if wrong == "guidance" else OwnPrior.default_guidance
+
+        def network(self, x, t, cond):
+            return super().network(x, t, cond) * (1.01 if wrong == "network" else 1.0)
+
+        def encode_prompt(self, prompt, negative_prompt=None):
+            cond, uncond = super().encode_prompt(prompt, negative_prompt)
+            return (cond, cond) if wrong == "text" else (cond, uncond)
+
+    register("OwnPipeline")(Wrong)
+    with pytest.raises(ValueError, match="Wrong, the adapter registered for OwnPipeline, differs from .* first step"):
+        priors.wrap(make())
+
+
+def test_an_adapter_is_compared_once_a_pipeline(fresh, monkeypatch):
+    register("OwnPipeline")(OwnPrior)
+    pipe, calls = make(), []
+    priors.wrap(pipe)
+    monkeypatch.setattr(OwnPrior, "network", lambda *a: calls.append(a))
+    priors.wrap(pipe)
+    assert not calls
 
 
 def test_tasks_run_on_it(fresh):

@@ -1,4 +1,7 @@
-"""Decoding in strips: the plain decode's numbers, less memory, and diffusers' own decode where it cannot be."""
+"""Decoding in strips: the plain decode's numbers, less memory, and diffusers' own decode where it cannot be.
+
+Encoding, closed pictures and maps that spill are in test_strips.py.
+"""
 
 import pytest
 import tiny_pipelines as tiny
@@ -6,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.upsampling import Upsample2D
 from exact_priors import relative
+from tiny_vaes import latents, make_vae
 from torch import nn
 
 import fastsync as fs
@@ -14,35 +18,10 @@ from fastsync import zoo
 from fastsync.priors.codecs import kl, strips
 
 
-def make_vae(**changes):
-    """What Stable Diffusion's has: four levels of several widths, attention in the middle, eight groups."""
-    settings = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (8, 16, 24, 24),
-        "layers_per_block": 2,
-        "norm_num_groups": 8,
-        "sample_size": 32,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vae = AutoencoderKL(**{**settings, **changes}).eval()
-        for module in vae.modules():
-            if isinstance(module, nn.GroupNorm):  # 1 and 0 would hide a mistake
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.uniform_(module.bias, -0.5, 0.5)
-    return vae
-
-
 def make_scenes():
     if "scenes" not in zoo.names():
         pytest.skip("the weights of `scenes` are not there yet")
     return AutoencoderKL.from_pretrained(zoo.path("scenes"), subfolder="vae").float().eval()
-
-
-def latents(vae, batch, height, width):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, vae.config.latent_channels, height, width, generator=generator) * 2 + 0.5
 
 
 @pytest.mark.parametrize("strip", [2**22, 7000, 1], ids=["whole", "some lines", "single lines"])
@@ -174,7 +153,7 @@ def test_an_unknown_part_means_the_vaes_own_tiles_and_a_warning(pipe):
     swap_norm(pipe.vae)
     pipe.vae.enable_tiling()
     z = latents(pipe.vae, 1, 8, 20)
-    with torch.no_grad(), pytest.warns(UserWarning, match=r"cannot tile \(OtherNorm\).*own tiled decode"):
+    with torch.no_grad(), pytest.warns(UserWarning, match=r"cannot tile \(OtherNorm\), so its own tiles"):
         got = fs.DiffusersPrior(pipe).decode(z)
     with torch.no_grad():
         assert torch.equal(got, pipe.vae.decode(z / 0.5).sample)

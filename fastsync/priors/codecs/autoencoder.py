@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...errors import check_int
-from . import kl
+from . import kl, local
 from .base import OPEN, Codec
 from .normalisation import Normalisation
 from .precision import computed_in
 
 # Bytes of the largest map from which on a picture that is larger than the model's own size is worth strips.
 SMALL = 2**24
-# Pixels from which on it is said that a picture is computed whole.
-LARGE = 2048**2
+# Pixels from which on other autoencoders are computed piece by piece, or it is said that they are not.
+LARGE = 2**21
 # Pixels of the other side that are computed along where a picture closes and is computed whole.
 MARGIN = 512
 
@@ -83,9 +83,10 @@ class VaeCodec(Codec):
         """Sample units [B, C p p, h, w] to pixels [B, 3, H, W] on ``device``; differentiable.
 
         Where no gradient is asked for, an AutoencoderKL computes pictures that are larger than its own size in strips,
-        as exactly, in memory that does not grow with them beyond what they and their latents are; after
-        ``vae.enable_tiling()`` pictures of any size. Other autoencoders compute them whole, or in their own tiles, with
-        a warning.
+        as exactly, in memory that does not grow with them beyond what they and their latents are; so are pictures of
+        any size that close, or after ``vae.enable_tiling()``. Autoencoders that look at the whole picture at coarse
+        levels only (AutoencoderDC, AutoencoderKLQwenImage, AutoencoderKLWan) compute the fine ones piece by piece, as
+        exactly. Others compute large pictures whole, or in their own tiles if these are enabled, with a warning.
         """
         own = self._normalisation.apply(latents.to(device, self._dtype or self.vae.dtype))
         own = pixel_shuffle(own, self._patch) if self._patch > 1 else own
@@ -93,54 +94,70 @@ class VaeCodec(Codec):
 
     def _encoded(self, pixels: torch.Tensor, closed: tuple[bool, bool]) -> torch.Tensor:
         """The VAE's own latents of pixels."""
-        if self._takes_strips(pixels, 1, closed):
+        how = self._how(pixels, 1, closed)
+        if how == "strips":
             return kl.encode(self.vae, pixels, closed)
         ratio = self.scale // self._patch
-        return _with_margins(self._encoded_whole, pixels, closed, MARGIN // ratio * ratio, lambda side: side // ratio)
+        function = partial(self._encoded_open, how)
+        return _with_margins(function, pixels, closed, MARGIN // ratio * ratio, lambda side: side // ratio)
 
-    def _encoded_whole(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.vae.encode(pixels[:, :, None] if self._of_videos else pixels, return_dict=False)[0]
-        latents: torch.Tensor = found if isinstance(found, torch.Tensor) else found.mode()
+    def _encoded_open(self, how: local.Halves | None, pixels: torch.Tensor) -> torch.Tensor:
+        pixels = pixels[:, :, None] if self._of_videos else pixels
+        if how is None:
+            found = self.vae.encode(pixels, return_dict=False)[0]
+            latents: torch.Tensor = found if isinstance(found, torch.Tensor) else found.mode()
+        else:
+            latents = local.encode(self.vae, how, pixels)
         return latents[:, :, 0] if self._of_videos else latents
 
     def _decoded(self, latents: torch.Tensor, closed: tuple[bool, bool]) -> torch.Tensor:
         """The pixels of latents in the VAE's own units."""
         ratio = self.scale // self._patch
-        if self._takes_strips(latents, ratio, closed):
+        how = self._how(latents, ratio, closed)
+        if how == "strips":
             return kl.decode(self.vae, latents, closed)
-        return _with_margins(self._decoded_whole, latents, closed, MARGIN // ratio, lambda side: side * ratio)
+        function = partial(self._decoded_open, how)
+        return _with_margins(function, latents, closed, MARGIN // ratio, lambda side: side * ratio)
 
-    def _decoded_whole(self, latents: torch.Tensor) -> torch.Tensor:
-        found = self.vae.decode(latents[:, :, None] if self._of_videos else latents, return_dict=False)[0]
-        pixels: torch.Tensor = found[:, :, 0] if self._of_videos else found
-        return pixels
+    def _decoded_open(self, how: local.Halves | None, latents: torch.Tensor) -> torch.Tensor:
+        latents = latents[:, :, None] if self._of_videos else latents
+        if how is None:
+            pixels: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
+        else:
+            pixels = local.decode(self.vae, how, latents)
+        return pixels[:, :, 0] if self._of_videos else pixels
 
-    def _takes_strips(self, x: torch.Tensor, ratio: int, closed: tuple[bool, bool]) -> bool:
-        """Whether x [B, C, h, w], of which each cell stands for ``ratio`` pixels a side, is computed in strips."""
+    def _how(self, x: torch.Tensor, ratio: int, closed: tuple[bool, bool]) -> Literal["strips"] | local.Halves | None:
+        """How x [B, C, h, w] is computed, of which each cell stands for ``ratio`` pixels a side.
+
+        In strips by ``kl``, piece by piece by ``local``, or by the VAE's own function (None).
+        """
         if torch.is_grad_enabled() and x.requires_grad:
-            return False
+            return None
         vae, pixels = self.vae, ratio**2 * x.shape[2] * x.shape[3]
         asked, unknown = getattr(vae, "use_tiling", False), kl.unknown_part(vae)
         if unknown is None:
-            if asked or any(closed):
-                return True
             own = vae.config.get("sample_size") or 0
             own = own if isinstance(own, (list, tuple)) else (own, own)
-            return pixels > own[0] * own[1] and kl.largest_map(vae, pixels) * x.element_size() > SMALL
-        if asked:
+            large = pixels > own[0] * own[1] and kl.largest_map(vae, pixels) * x.element_size() > SMALL
+            return "strips" if asked or any(closed) or large else None
+        if not asked and pixels <= LARGE:
+            return None
+        parts = local.taken_apart(vae)
+        if parts is None:
+            tiled = (
+                "its own tiles are used, in which colours may differ from one to the next: call vae.disable_tiling() "
+                "where the memory suffices"
+            )
+            whole = (
+                f"a picture of {pixels / 1e6:.0f} million pixels is computed whole: where the memory does not suffice, "
+                "call vae.enable_tiling() for its own tiles, in which colours may differ from one to the next"
+            )
             warnings.warn(
-                f"the VAE has a part that fastsync cannot tile ({unknown}), so its own tiled decode is used, in which "
-                "colours may differ from tile to tile: call vae.disable_tiling() where the memory suffices.",
+                f"the VAE has a part that fastsync cannot tile ({unknown}), so {tiled if asked else whole}.",
                 stacklevel=2,
             )
-        elif pixels > LARGE:
-            warnings.warn(
-                f"the VAE has a part that fastsync cannot tile ({unknown}), so a picture of {pixels / 1e6:.0f} million "
-                "pixels is computed whole: if the memory does not suffice, call vae.enable_tiling() for its own tiles, "
-                "in which colours may differ from tile to tile.",
-                stacklevel=2,
-            )
-        return False
+        return parts
 
 
 def _with_margins(

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 # Bytes of one picture's maps that stay where they are computed.
-BUDGET = {"cpu": 2**27}
+BUDGET = {"cpu": 2**26}
 GPU_BUDGET = 2**31
 
 
@@ -67,7 +67,10 @@ class Map:
     def __init__(self, shape: Sequence[int], like: torch.Tensor, cut: Cut, store: Store) -> None:
         self.shape, self.cut, self.dtype, self.device = tuple(shape), cut, like.dtype, like.device
         self._store = store
-        self._moments: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        # Kept up to date in place: small tensors that stay would pin the heap between the strips' large ones.
+        wide = torch.promote_types(self.dtype, torch.float32)
+        self._count = 0
+        self._mean, self._variance = torch.zeros(2, self.shape[1], dtype=wide, device=self.device)
 
     @classmethod
     def of(cls, tensor: torch.Tensor, cut: Cut) -> Map:
@@ -93,22 +96,22 @@ class Map:
         """Put lines [1, C, H, W] in from ``start`` on. Each line is written once, or once after :meth:`restart`."""
         self._store.write(start, cells)
         # Of what is kept, and at least in float32, as group normalisation itself.
-        wide = cells.to(self.dtype).to(torch.promote_types(self.dtype, torch.float32))
-        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
-        self._moments.append((cells.shape[self.cut.axis], mean, variance))
+        variance, mean = torch.var_mean(cells.to(self.dtype).to(self._mean.dtype), (0, 2, 3), correction=0)
+        self._count += cells.shape[self.cut.axis]
+        share = cells.shape[self.cut.axis] / self._count
+        mean -= self._mean
+        self._variance.lerp_(variance, share).add_(mean**2, alpha=share * (1 - share))
+        self._mean.add_(mean, alpha=share)
 
     def restart(self) -> None:
         """Forget the moments: from here on the map is written anew."""
-        self._moments.clear()
+        self._count = 0
 
     def moments(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance [groups] of all lines, where channels are in that many groups."""
-        counts, means, variances = zip(*self._moments, strict=True)
-        mean = torch.stack(means).reshape(len(counts), groups, -1)  # [writes, groups, channels of one]
-        share = mean.new_tensor(counts)[:, None, None] / (sum(counts) * mean.shape[2])
-        centre = (share * mean).sum((0, 2))
-        spread = torch.stack(variances).reshape(mean.shape) + (mean - centre[:, None]) ** 2
-        return centre, (share * spread).sum((0, 2))
+        means = self._mean.reshape(groups, -1)
+        mean = means.mean(1)
+        return mean, (self._variance.reshape(groups, -1) + (means - mean[:, None]) ** 2).mean(1)
 
     def close(self) -> None:
         """Give its memory or file back."""

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from .maps import Cut, Map, Maps
 
-# Elements of a strip, such as 32 columns of 256 channels in a picture 512 high, where the halo is a sixteenth.
-STRIP = 2**22
+# Elements of a strip, such as 16 columns of 256 channels in a picture 512 high, where the halo is an eighth.
+STRIP = 2**21
 
 
 class Strip(NamedTuple):

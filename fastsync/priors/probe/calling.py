@@ -10,10 +10,11 @@ import torch
 
 from ...errors import shown
 from ..request import ByView, ViewRequest
+from ..runtime import networks_of
 from .nested import same
 from .recording import Recorder
 
-_ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
+ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
 # Arguments that have an option of their own, or that probing sets.
@@ -83,6 +84,8 @@ class Calling:
                 "window out, and give the size by what the call takes, such as an image of that size."
             )
         self.given = dict(pipe_kwargs)
+        if window is None and self.control is not None:
+            window = self._own_window()
         self._fixed: dict[str, Any] = {} if window is None else {"height": window[0], "width": window[1]}
         self._set("use_resolution_binning", False)  # pictures of the size that is asked for, and no other
         self._set("output_type", "np")
@@ -110,6 +113,17 @@ class Calling:
             return None
         return next((name for name in _CONTROLS if self.takes(name) and name not in self.given), None)
 
+    def _own_window(self) -> tuple[int, int] | None:
+        """The size that the model was made for, where the pipeline's call would take that of the control's picture."""
+        cell = getattr(self._pipe, "vae_scale_factor", None)
+        size = getattr(self._pipe, "default_sample_size", None)
+        for network in networks_of(self._pipe):
+            size = size or getattr(network.config, "sample_size", None)
+        if not size or not cell or not (self.takes("height") and self.takes("width")):
+            return None
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * cell, width * cell
+
     @property
     def has_embeddings(self) -> bool:
         """Whether the user's arguments bring the prompt as embeddings."""
@@ -119,9 +133,9 @@ class Calling:
 
     def plain(self) -> dict[str, Any]:
         """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
-        prompts = None if self.has_embeddings or not self.takes("prompt") else [_ANYTHING]
+        prompts = None if self.has_embeddings or not self.takes("prompt") else [ANYTHING]
         # Of an empty negative prompt, which is what most take else, some make no finite numbers.
-        negative = _ANYTHING if prompts is not None and self.takes("negative_prompt") else None
+        negative = ANYTHING if prompts is not None and self.takes("negative_prompt") else None
         return self.of_view(ViewRequest(1, prompts, negative), 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
@@ -216,6 +230,11 @@ class Calling:
             raise ValueError(f"the call of {self.name} takes no negative_prompt: leave it out.")
         if request.guidance is not None and not (self.takes("guidance_scale") or self.takes("true_cfg_scale")):
             raise ValueError(f"the call of {self.name} takes no guidance_scale: leave it out.")
+        if request.control is None and self.control is not None:
+            raise ValueError(
+                f"{self.name} is shown a picture of each view beside the prompt, got none: pass control_image=, or "
+                "load the model without its ControlNet."
+            )
         if request.control is not None and self.control is None:
             raise ValueError(
                 f"{self.name} has no ControlNet to show pictures of the views to: leave them out, or give the "

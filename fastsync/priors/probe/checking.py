@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from .entering import Entry, Memory, Place, Searching
-from .guidance import model_output
+from .guidance import distance, model_output
+from .learning import tolerance
 from .nested import kept, mapped, same
 from .recording import NetworkCall, Recorder, Recording, Step, batch_of, listed, made_up
 from .refusal import CannotProbe
@@ -96,6 +97,23 @@ def check_steps(
         got = Playback(recorder, answers, memory, place, step)(call())
         if not same(got, model_output(step)):
             raise CannotProbe("what it makes of its networks' answers in one step depends on those before")
+
+
+def check_real(
+    recorder: Recorder, answers: Answers, memory: Memory, call: Callable[[], Mapping[str, Any]], one: Recording
+) -> None:
+    """Enter the loop at its first step, whose networks were real in a recording, with the real networks.
+
+    Raises:
+        CannotProbe: the model output is another one.
+    """
+    step, offset = one.steps[0], len(one.scheduler.timesteps) - len(one.steps)
+    with torch.no_grad():
+        got = Entry(recorder, answers, memory, Place(0, offset, scale=None), step.sample)(call())
+    error = distance(got, model_output(step))
+    bound = 100 * tolerance(step)
+    if not error <= bound:
+        raise CannotProbe(f"its first step made twice differs by {error:.2g} (at most {bound:.2g})")
 
 
 class Toy(Entry):

@@ -18,8 +18,8 @@ def templates(one: Recording, many: Recording) -> tuple[CallTemplate, ...]:
     """How the networks are called in each step.
 
     Args:
-        one: a recording of one picture.
-        many: one of several pictures alike, at least three steps, whose networks answered random numbers.
+        one: a recording of few pictures.
+        many: one of more pictures, all alike, at least three steps, whose networks answered random numbers.
 
     Raises:
         CannotProbe: something changes from step to step that is neither the state nor the time.
@@ -41,10 +41,10 @@ def _names(calls: Sequence[NetworkCall]) -> str:
 
 
 class _Comparison:
-    """One call of a step, over all steps of a recording of several rows and beside one of a single row."""
+    """One call of a step, over all steps of a recording of several rows and beside one of fewer rows."""
 
     def __init__(self, one: Recording, many: Recording, index: int) -> None:
-        self.steps, self.rows = many.steps, many.rows
+        self.steps, self.rows, self.few = many.steps, many.rows, one.rows
         self.index = index
         self.single = one.steps[-1].calls[index]
         self.calls = [step.calls[index] for step in many.steps]
@@ -65,7 +65,7 @@ class _Comparison:
         return template
 
     def _node(self, values: list[Any], single: Any, path: str) -> Any:
-        """The tree of nodes for an argument's values at the steps; ``single`` is its value for a single row."""
+        """The tree of nodes for an argument's values at the steps; ``single`` is its value for fewer rows."""
         output = self._output(values)
         if output is not None:
             return output
@@ -89,14 +89,14 @@ class _Comparison:
     def _constant(self, value: Any, single: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
             if not isinstance(single, torch.Tensor) or value.ndim != single.ndim:
-                raise CannotProbe(f"{path} has another form for several pictures than for one")
+                raise CannotProbe(f"{path} has another form for several pictures than for few")
             if value.shape == single.shape:
                 return Fixed(value)
             longer = [axis for axis in range(value.ndim) if value.shape[axis] != single.shape[axis]]
             if len(longer) == 1 and self._scaled(value.shape[longer[0]], single.shape[longer[0]]):
                 return Rows(path, axis=longer[0])
             raise CannotProbe(
-                f"{path} is {list(value.shape)} for {self.rows} pictures and {list(single.shape)} for one"
+                f"{path} is {list(value.shape)} for {self.rows} pictures and {list(single.shape)} for {self.few}"
             )
         if isinstance(value, dict) and isinstance(single, dict) and value.keys() == single.keys():
             return type(value)(**{k: self._constant(value[k], single[k], f"{path}.{k}") for k in value})
@@ -104,12 +104,14 @@ class _Comparison:
             if len(value) != len(single):
                 if self._scaled(len(value), len(single)):
                     return Rows(path, listed=True)
-                raise CannotProbe(f"{path} has {len(value)} values for {self.rows} pictures and {len(single)} for one")
+                raise CannotProbe(
+                    f"{path} has {len(value)} values for {self.rows} pictures and {len(single)} for {self.few}"
+                )
             return type(value)(self._constant(value[i], single[i], f"{path}.{i}") for i in range(len(value)))
         return Fixed(value)
 
     def _scaled(self, several: int, single: int) -> bool:
-        return several == single * self.rows
+        return several * self.few == single * self.rows
 
     # ---- what changes -----------------------------------------------------------------------------------------
 

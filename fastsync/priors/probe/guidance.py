@@ -121,7 +121,12 @@ def holds(combination: Combination, step: Step, rows: int, tolerance: float) -> 
         got = combination.of(outputs, rows, step.sample.shape[1:])
     except (IndexError, CannotProbe, RuntimeError):
         return False  # the step asks its networks otherwise
-    return got.shape == wanted.shape and _distance(got, wanted) <= 10 * tolerance
+    return close(got, wanted, 10 * tolerance)
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> bool:
+    """Whether two model outputs are the same but for rounding, relative to the largest value."""
+    return got.shape == wanted.shape and distance(got, wanted) <= tolerance
 
 
 def model_output(step: Step) -> torch.Tensor:
@@ -150,7 +155,7 @@ def _found(step: Step, rows: int, tolerance: float) -> Combination:
     used = [source for source, weight in zip(sources, weights, strict=True) if abs(weight) > _SMALL]
     guess = {source: weight for source, weight in zip(sources, weights, strict=True) if source in used}
     mixed = sum(weight * pieces[source] for source, weight in guess.items())
-    linear = isinstance(mixed, torch.Tensor) and _distance(mixed, wanted) < tolerance
+    linear = isinstance(mixed, torch.Tensor) and distance(mixed, wanted) < tolerance
     if linear and abs(abs(sum(guess.values())) - 1) < 1e-3:
         return _linear(guess)
     for cond in sources:
@@ -189,7 +194,7 @@ def _rescaled(
             continue
         guided = uncond + scale * (cond - uncond)
         strength = _strength(rule, cond, guided, wanted)
-        if strength is not None and _distance(RULES[rule](cond, guided, strength), wanted) < 10 * tolerance:
+        if strength is not None and distance(RULES[rule](cond, guided, strength), wanted) < 10 * tolerance:
             return scale, rule, strength
     return None
 
@@ -224,7 +229,8 @@ def _weights(pieces: list[torch.Tensor], wanted: torch.Tensor) -> list[float]:
     return [float(weight) for weight in solution[:, 0]]
 
 
-def _distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
+def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
     return float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))
 
 

@@ -25,62 +25,91 @@ class PlainState:
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._kept = [(part, _state(part)) for part in module.modules()]
-        self._grad = [(p, p.requires_grad) for p in module.parameters()]
+        self._parts = [_Part(part) for part in module.modules()]
 
     def changed(self) -> str | None:
         """Which hook, processor or layer of a module is not what it was; None if all are.
 
         Tables that modules make when they are first asked, such as rotary embeddings, change nothing.
         """
-        for part, before in self._kept:
-            now = vars(part)
-            for name in _WORKINGS:
-                if (name in before) != (name in now) or (name in now and not _alike(before[name], now[name])):
-                    return f"{name.strip('_')} of {type(part).__name__}"
-        return None
+        return next((name for part in self._parts if not part.untouched() for name in part.workings_changed()), None)
 
     def restore(self) -> bool:
-        """Put everything back; whether there was anything to put back."""
+        """Put everything back; whether there may have been anything to put back."""
         found = False
-        for part, before in self._kept:
-            now = vars(part)
-            for name in [name for name in now if name not in before]:
-                del now[name]
+        for part in self._parts:
+            if not part.untouched():
+                part.restore()
                 found = True
-            for name, (value, content) in before.items():
-                if name not in now or not _alike((value, content), now[name]):
-                    found = True
-                if content is not None and not _alike((value, content), value):
-                    _refill(value, content)
-                now[name] = value
+            found |= part.restore_grad()
+        return found
+
+
+class _Part:
+    """One module: its attributes, and what is in those that are containers."""
+
+    def __init__(self, part: torch.nn.Module) -> None:
+        self.part, self.before = part, vars(part).copy()
+        held = [value for value in self.before.values() if isinstance(value, _CONTAINERS)]
+        self._empty = [value for value in held if not value]  # most of a module's are
+        self._contents = [(value, value.copy()) for value in held if value]
+        self._grad = [(p, p.requires_grad) for p in part._parameters.values() if p is not None]
+
+    def untouched(self) -> bool:
+        """Whether everything is surely what it was: equal at C's speed, where identical objects are equal unasked."""
+        try:
+            return (
+                vars(self.part) == self.before
+                and not any(self._empty)
+                and all(value == content for value, content in self._contents)
+            )
+        except (RuntimeError, TypeError, ValueError):  # tensors and arrays that are others now
+            return False
+
+    def workings_changed(self) -> Iterator[str]:
+        """What decides how the module answers, and is not what it was."""
+        now = vars(self.part)
+        for name in _WORKINGS:
+            kept = name in self.before
+            if kept != (name in now) or (kept and not self._alike(self.before[name], now[name])):
+                yield f"{name.strip('_')} of {type(self.part).__name__}"
+
+    def restore(self) -> None:
+        now = vars(self.part)
+        for name in [name for name in now if name not in self.before]:
+            del now[name]
+        for value in self._empty:
+            value.clear()
+        for value, content in self._contents:
+            if not _holds(value, content):
+                _refill(value, content)
+        now.update(self.before)
+
+    def restore_grad(self) -> bool:
+        found = False
         for parameter, grad in self._grad:
             if parameter.requires_grad != grad:
                 parameter.requires_grad_(grad)
                 found = True
         return found
 
+    def _alike(self, before: Any, now: Any) -> bool:
+        if before is not now:
+            # Numbers and names are written anew all the time.
+            return isinstance(before, (int, float, str, torch.dtype)) and type(before) is type(now) and before == now
+        if not isinstance(before, _CONTAINERS):
+            return True
+        content = next((content for value, content in self._contents if value is before), ())
+        return _holds(before, content) if content else not before
 
-def _state(part: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
-    return {name: (value, _content(value)) for name, value in vars(part).items()}
 
-
-def _content(value: Any) -> Any:
-    return value.copy() if isinstance(value, _CONTAINERS) else None
-
-
-def _alike(before: tuple[Any, Any], now: Any) -> bool:
-    value, content = before
-    if value is not now:
-        # Numbers and names are written anew all the time.
-        return isinstance(value, (int, float, str, torch.dtype)) and type(value) is type(now) and bool(value == now)
-    if content is None:
-        return True
-    if len(content) != len(now):
+def _holds(value: Any, content: Any) -> bool:
+    """Whether a container holds what it did: the same objects, or equal numbers and names."""
+    if len(value) != len(content):
         return False
     if isinstance(content, dict):
-        return all(key in now and _equal(value, now[key]) for key, value in content.items())
-    return all(_equal(a, b) for a, b in zip(content, now, strict=True)) if isinstance(content, list) else content == now
+        return all(key in value and _equal(kept, value[key]) for key, kept in content.items())
+    return all(map(_equal, content, value)) if isinstance(content, list) else bool(content == value)
 
 
 def _equal(a: Any, b: Any) -> bool:

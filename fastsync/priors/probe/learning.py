@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 
+from .apart import PICTURES
 from .calling import FEW, Calling
 from .comparing import templates
-from .guidance import Combination, combination, model_output
+from .guidance import Combination, combination, distance, piece
 from .layout import PATTERNS, Tail, patterns, snapped, tail
-from .nested import first, leaves, mapped, same
+from .nested import cloned, first, leaves, same
 from .recipe import Half, half
 from .recording import Recorder, Recording, Step
 from .refusal import CannotProbe
+from .replaying import check_replay
 from .template import CallTemplate
 
 _MOST = 64  # steps of a recording
 _LEAST = 3  # steps that tell what changes
+_ROUNDING, _ROUNDING_HALF = 5e-3, 0.05  # of a network asked in another batch, relative to its largest value
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,20 @@ class Learnt:
         assert cond is not None
         return cond, uncond
 
+    def replay(self, recording: Recording) -> tuple[Half, Half | None]:
+        """Recipes and rows of both halves, with which a replay repeats each step of a recording.
+
+        Raises:
+            CannotProbe: the recording is of another form than was learnt.
+        """
+        first_step = recording.steps[0]
+        if [call.name for call in first_step.calls] != [template.network for template in self.templates]:
+            raise CannotProbe("it asks its networks in another way for some views than for others")
+        found = self.halves(first_step, recording.rows)
+        stacked = [None if h is None else (h[0], {k: torch_rows(v) for k, v in h[1].items()}) for h in found]
+        check_replay(self.templates, self.combination, stacked, recording, tolerance(first_step))
+        return found
+
 
 def tolerance(step: Step) -> float:
     """What rounding may change of a model output, relative."""
@@ -58,28 +75,39 @@ def learn(recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> tupl
     """What the pipeline's step is for one picture's arguments.
 
     Returns:
-        What was learnt; the recording of one picture, whose first step is real where it is the recorder's first; and
+        What was learnt; the recording of few pictures, whose first step is real where it is the recorder's first; and
         that of PATTERNS pictures alike.
 
     Raises:
         CannotProbe: the step cannot be learnt.
     """
     steps = FEW
-    one = recorder.record(calling.repeated(call, 1, steps), 1)
-    while len(one.steps) < _LEAST and steps < _MOST and "num_inference_steps" in calling.repeated(call, 1):
+    few = _few(recorder, calling, call, steps)
+    while len(few.steps) < _LEAST and steps < _MOST and "num_inference_steps" in calling.repeated(call, 1):
         steps *= 4
-        one = recorder.record(calling.repeated(call, 1, steps), 1, real=True)
-    if len(one.steps) < _LEAST:
+        few = _few(recorder, calling, call, steps)
+    if len(few.steps) < _LEAST:
         raise CannotProbe(
-            f"it stepped its scheduler {len(one.steps)} times, and at least {_LEAST} are needed to tell what changes"
+            f"it stepped its scheduler {len(few.steps)} times, and at least {_LEAST} are needed to tell what changes"
         )
     for name in recorder.networks:
-        if one.changed[name] is not None:
-            raise CannotProbe(f"it changes {one.changed[name]} of its {name} while it runs")
-    many = recorder.record(calling.repeated(call, PATTERNS, steps), PATTERNS, steps=len(one.steps), last_state=patterns)
+        if few.changed[name] is not None:
+            raise CannotProbe(f"it changes {few.changed[name]} of its {name} while it runs")
+    many = recorder.record(calling.repeated(call, PATTERNS, steps), PATTERNS, steps=len(few.steps), last_state=patterns)
     found = combination(many.steps, PATTERNS, tolerance(many.steps[0]))
-    learnt = Learnt(templates(one, many), found, many.steps[0].sample.shape[1:], steps)
-    return learnt, one, many
+    learnt = Learnt(templates(few, many), found, many.steps[0].sample.shape[1:], steps)
+    learnt.replay(few)
+    return learnt, few, many
+
+
+def _few(recorder: Recorder, calling: Calling, call: Mapping[str, Any], steps: int, real: bool = False) -> Recording:
+    """A recording of PICTURES pictures; of one where the pipeline cannot make more, or there is no memory for more."""
+    try:
+        return recorder.record(calling.repeated(call, PICTURES, steps), PICTURES, real=real)
+    except CannotProbe as error:
+        if error.__cause__ is None:
+            raise
+    return recorder.record(calling.repeated(call, 1, steps), 1, real=real)
 
 
 def learn_tail(many: Recording, pipe: Any) -> Tail | None:
@@ -101,43 +129,43 @@ def learn_tail(many: Recording, pipe: Any) -> Tail | None:
     raise CannotProbe("its last state is neither decoded by an autoencoder nor a picture itself")
 
 
-def check(learnt: Learnt, pipe: Any, one: Recording) -> None:
-    """Replay the real first step of a recording: the same arguments, and the same model output.
+def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> None:
+    """Where it is in doubt whether a network's rows are apart: its own step, and its rows asked one by one.
 
     Raises:
         CannotProbe: the networks asked apart give another output.
     """
-    step = one.steps[0]
+    if not recorder.doubted & recorder.networks:
+        return
+    recording = _few(recorder, calling, call, learnt.steps, real=True)
+    step, rows = recording.steps[0], recording.rows
     t = torch.as_tensor(step.t, device=step.sample.device).reshape(1)
-    outputs: list[torch.Tensor | None] = []
-    for asked in learnt.halves(step, 1):
-        if asked is None:
-            outputs.append(None)
+    shape, bound = step.sample.shape[1:], _ROUNDING if _exact(step) else _ROUNDING_HALF
+    sources = learnt.combination.cond, learnt.combination.uncond
+    for asked, source in zip(learnt.halves(step, rows), sources, strict=True):
+        if asked is None or source is None:
             continue
         recipe, found = asked
-        state, rows = step.scaled.clone(), {name: torch_rows(values) for name, values in found.items()}
-        before = mapped(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, [state, rows])
-        with torch.no_grad():
-            outputs.append(recipe(pipe, state, t, rows))
-        if not same(before, [state, rows]):
-            raise CannotProbe("its network writes into what it is given")
-    assert outputs[0] is not None
-    check_outcome(learnt.combination(outputs[0], outputs[1]), step, "its network asked apart")
+        wanted = recipe.sign * piece(step.calls[source.call].output, source.part, rows, shape)
+        for row in range(rows):
+            state = step.scaled[row : row + 1].clone()
+            own = {name: torch_rows([cloned(values[row])]) for name, values in found.items()}
+            before = cloned([state, own])
+            with torch.no_grad():
+                got = recipe(recorder.pipe, state, t, own)
+            if not same(before, [state, own]):
+                raise CannotProbe("its network writes into what it is given")
+            error = distance(got[0], wanted[row])
+            if not error <= bound:
+                raise CannotProbe(
+                    f"its network asked apart differs from its own step by {error:.2g} (at most {bound:.2g})"
+                )
 
 
-def check_outcome(got: torch.Tensor, step: Step, what: str) -> None:
-    """CannotProbe, with ``what`` as its subject, where a model output is not that of a recorded step."""
-    wanted = model_output(step)
-    error = float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))
-    bound = 50 * max(tolerance(step), _rounding(step))
-    if not error <= bound:
-        raise CannotProbe(f"{what} differs from its own step by {error:.2g} (at most {bound:.2g})")
-
-
-def _rounding(step: Step) -> float:
-    """Of what the networks compute in."""
+def _exact(step: Step) -> bool:
+    """Whether nothing was computed in half precision."""
     kinds = {v.dtype for call in step.calls for v in leaves(call.output) if isinstance(v, torch.Tensor)}
-    return 1e-3 if kinds & {torch.float16, torch.bfloat16} else 1e-4
+    return not kinds & {torch.float16, torch.bfloat16}
 
 
 def torch_rows(values: Sequence[Any]) -> Any:

@@ -90,7 +90,7 @@ def half(templates: Sequence[CallTemplate], calls: Sequence[NetworkCall], source
         sign: of the output.
         rows: how many pictures were asked for.
     """
-    needed = _needed(templates, source.call)
+    needed = needed_calls(templates, source.call)
     number = {call: place for place, call in enumerate(needed)}
     found: dict[str, list[Any]] = {}
     made: list[CallTemplate] = []
@@ -103,7 +103,7 @@ def half(templates: Sequence[CallTemplate], calls: Sequence[NetworkCall], source
     return Recipe(tuple(made), sign), found
 
 
-def _needed(templates: Sequence[CallTemplate], last: int) -> list[int]:
+def needed_calls(templates: Sequence[CallTemplate], last: int) -> list[int]:
     """The calls that call ``last`` depends on, and itself, in order."""
     needed = {last}
     for call in range(last, -1, -1):

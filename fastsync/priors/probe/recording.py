@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import shown
+from .apart import ask
 from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
 from .nested import cloned, first, kept, mapped
@@ -112,6 +113,7 @@ class Recorder:
         asked: a real call of each module.
         texts: what ``encode_prompt`` gave, by arguments.
         changes: names of the modules of which the pipeline has changed anything while it was called.
+        doubted: names of modules whose real answers have not shown that their rows are apart; see ``apart.ask``.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -124,6 +126,7 @@ class Recorder:
         self.asked: dict[str, NetworkCall] = {}
         self.texts: dict[str, Any] = {}
         self.changes: set[str] = set()
+        self.doubted: set[str] = set()
 
     def record(
         self,
@@ -140,7 +143,8 @@ class Recorder:
         Args:
             call: arguments of its ``__call__``.
             rows: how many pictures they ask for.
-            real: whether the networks are asked in the first step. They are in the first recording.
+            real: whether the networks are asked in the first step for what they are given. In the first recording they
+                are asked too, with rows in it that are not a number.
             steps: how many steps the loop has, where that is known, so that its last one is.
             stop_after: end the call after so many steps.
             last_state: the state that the last step leads to, from the one before it.
@@ -299,7 +303,11 @@ class _Run(Shadow):
         else:
             # Copies, since a network may write into what it is given.
             call.args, call.kwargs = cloned(call.args), cloned(call.kwargs)
-            call.output = self._outside(module)(*args, **kwargs)
+            if self.real:
+                call.output = self._outside(module)(*args, **kwargs)
+            else:
+                call.output, apart = ask(module, args, kwargs, self.recording.rows)
+                recorder.doubted |= set() if apart else {name}
             recorder.asked[name] = call
             self.asked_really = True
         self.calls.append(call)

@@ -25,6 +25,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 import fastsync as fs
 
+ON_CPU = 4  # windows a call that are chosen there: a CPU gains nothing by more, and pays for the memory
 PADDING = 8  # cells that a closed picture is continued by on either side while it is decoded
 
 
@@ -32,7 +33,8 @@ class WindowPrior(fs.FunctionPrior):
     """A pipeline's UNet on windows of its latents.
 
     Args:
-        pipe: its UNet, its scheduler, and the device it runs on.
+        pipe: its UNet and its scheduler.
+        device: on which the pipeline runs.
         window: (h, w) in latent cells.
         timesteps: times of the caller's own, or None.
         told: further arguments of the UNet, the same at every call.
@@ -41,13 +43,14 @@ class WindowPrior(fs.FunctionPrior):
     def __init__(
         self,
         pipe: StableDiffusionPipeline,
+        device: torch.device,
         window: tuple[int, int],
         timesteps: Sequence[int] | None = None,
         **told: Any,
     ) -> None:
         self.unet, self.timesteps, self.told = pipe.unet, timesteps, told
         view_shape = (pipe.unet.config.in_channels, *window)
-        super().__init__(self.ask, pipe.scheduler, view_shape, device=pipe._execution_device, dtype=pipe.unet.dtype)
+        super().__init__(self.ask, pipe.scheduler, view_shape, device=device, dtype=pipe.unet.dtype)
 
     def ask(self, x: torch.Tensor, t: torch.Tensor, cond: fs.Conditions) -> torch.Tensor:
         """The UNet at x [B, C, h, w], times t [B], and what ``conditions`` made of prompts and pictures."""
@@ -206,7 +209,7 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
 
         Args:
             view_batch_size: most windows in one call of the UNet. At 1, the default, fastsync chooses: all of them, or
-                fewer where memory is too small.
+                fewer where memory is too small; on a CPU four.
 
         Raises:
             ValueError, TypeError: bad input, or a scheduler that fastsync cannot step by (the sentence says which to
@@ -269,6 +272,8 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
 
         size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         window = (min(self.window_size, size[0]), min(self.window_size, size[1]))
+        chosen = ON_CPU if device.type == "cpu" else "auto"
+        batch = view_batch_size if view_batch_size != 1 else chosen
         if latents is None:
             shape = (count, self.unet.config.in_channels, *size)
             latents = randn_tensor(shape, generator, device, prompt_embeds.dtype)
@@ -278,14 +283,14 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
             conditions(prompt_embeds, images, count),
             latents,
             generator,
-            prior=WindowPrior(self, window, timesteps, **told),
+            prior=WindowPrior(self, device, window, timesteps, **told),
             canvas=fs.WideCanvas(size, window, self.window_stride, loop="x" if circular_padding else False),
             method=fs.MultiDiffusion(),
             previews=False,
             guidance_scale=fs.Guidance(guidance_scale, guidance_rescale),
             num_inference_steps=num_inference_steps,
             eta=self.prepare_extra_step_kwargs(None, eta).get("eta", 0.0),
-            max_batch=view_batch_size if view_batch_size != 1 else "auto",
+            max_batch=batch,
         )
         self._num_timesteps = len(pictures)
         with self.progress_bar(total=self._num_timesteps) as bar:
@@ -313,7 +318,7 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
         if output_type == "latent":
             image, has_nsfw_concept = latents, None
         else:
-            image = self._decoded(latents, circular_padding)
+            image = self._decoded(latents, device, circular_padding)
             image, has_nsfw_concept = self.run_safety_checker(image, device, prompt_embeds.dtype)
         denormalize = [not nsfw for nsfw in has_nsfw_concept or [False] * count]
         image = self.image_processor.postprocess(image, output_type=output_type, do_denormalize=denormalize)
@@ -322,14 +327,14 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
             return (image, has_nsfw_concept)
         return StableDiffusionPipelineOutput(images=image, nsfw_content_detected=has_nsfw_concept)
 
-    def _decoded(self, latents: torch.Tensor, closed: bool) -> torch.Tensor:
+    def _decoded(self, latents: torch.Tensor, device: torch.device, closed: bool) -> torch.Tensor:
         """Latents [B, C, H, W] to pixels; closed ones are continued at both ends, where the decoder sees no border."""
         codec = fs.priors.VaeCodec(self.vae)
         if not closed:
-            return codec.decode(latents, self._execution_device)
+            return codec.decode(latents, device)
         continued = torch.cat([latents[..., -PADDING:], latents, latents[..., :PADDING]], -1)
         border = PADDING * codec.scale
-        return codec.decode(continued, self._execution_device)[..., border:-border]
+        return codec.decode(continued, device)[..., border:-border]
 
 
 def conditions(text: torch.Tensor, images: Sequence[torch.Tensor], count: int) -> list[dict[str, fs.Conditions | None]]:
