@@ -304,3 +304,19 @@ class ReenteredPrior(CalledPrior):
         scales = self.schedule.coefficients(torch.tensor(times))[0].tolist() if self._scaled else [1.0] * count
         loop = Loop(steps, tuple(times), tuple(scales), skipped)
         self._loops = [one for one in self._loops if one.steps != steps] + [loop]
+
+
+def unasked(pipe: Any, probing: CannotProbe, entering: CannotProbe) -> ValueError:
+    """What to raise where a pipeline's call can be neither learnt nor entered again: one sentence.
+
+    Args:
+        pipe: the pipeline.
+        probing, entering: why :class:`ProbedPrior` and :class:`ReenteredPrior` cannot be made of it.
+    """
+    name = type(pipe).__name__
+    why, why_not_entered = (str(error).removeprefix(f"{name}: ") for error in (probing, entering))
+    also = "" if why == why_not_entered else f" ({why_not_entered})"
+    return ValueError(
+        f"{name}: {why}, and its __call__ cannot be entered again{also}: register an adapter with "
+        "fastsync.priors.register, or wrap its network with FunctionPrior."
+    )
