@@ -98,33 +98,42 @@ class SyncWideBlock(ModularPipelineBlocks):
         block_state = self.get_block_state(state)
         given = {name: block_state[name] for name in OPTIONS if block_state[name] is not None}
         given["pipe_kwargs"] = {**(block_state.pipe_kwargs or {}), **by_window(block_state.denoiser_input_fields)}
-        prompt = block_state.prompt
-        if any("embeds" in name for name in given["pipe_kwargs"]):
-            prompt = None  # a block before this one has encoded it
-        else:
+        encoded = any("embeds" in name for name in given["pipe_kwargs"])
+        if not encoded:
             given["negative_prompt"] = block_state.negative_prompt
         guidance = block_state.guidance_scale
         if guidance is None:
             guidance = guidance_of(getattr(components, "guider", None))
-        sync = fs.SyncPipeline(self.plain_pipeline(components), guidance_scale=guidance)
-        out = sync.wide(prompt, progress=block_state.progress, **given)
+        sync = fs.SyncPipeline(self.plain_pipeline(components, encoded), guidance_scale=guidance)
+        out = sync.wide(None if encoded else block_state.prompt, progress=block_state.progress, **given)
         block_state.images, block_state.latents, block_state.parameters = out.images, out.latents, out.parameters
         self.set_block_state(state, block_state)
         return components, state
 
-    def plain_pipeline(self, components: Any) -> diffusers.DiffusionPipeline:
-        """The pipeline that is not modular, around the same components."""
-        parts = {}
-        for name, part in self._parts.items():
-            default = None if part.default is inspect.Parameter.empty else part.default
-            parts[name] = getattr(components, name, components.config.get(name, default))
-        return self.pipeline_class(**parts)
+    def plain_pipeline(self, components: Any, encoded: bool) -> diffusers.DiffusionPipeline:
+        """The pipeline that is not modular, around the same components; ``encoded``: it gets no prompts to encode."""
+        missing = [
+            spec.name
+            for spec in self.expected_components
+            if components.components[spec.name] is None
+            and spec.name not in self.pipeline_class._optional_components
+            and not (encoded and spec.type_hint is not None and spec.type_hint.__module__.startswith("transformers"))
+        ]
+        if missing:
+            raise ValueError(
+                f"{self.pipeline_class.__name__} is without its {', '.join(missing)}: call load_components() or "
+                "update_components() first."
+            )
+        known = {**components.config, **components.components}
+        return self.pipeline_class(**{name: known[name] for name in self._parts if name in known})
 
 
 def by_window(fields: dict[str, Any]) -> dict[str, Any]:
     """Encoded prompts as the pipeline's call takes them for one picture: of several rows, each is for its window."""
-    rows = {name: fs.ByView(value.split(1)) if len(value) > 1 else value for name, value in fields.items()}
-    return rows
+    return {
+        name: fs.ByView([rows[k : k + 1] for k in range(len(rows))]) if len(rows) > 1 else rows
+        for name, rows in fields.items()
+    }
 
 
 def guidance_of(guider: Any) -> fs.Guidance | None:

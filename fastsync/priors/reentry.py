@@ -112,13 +112,15 @@ class ReenteredPrior(CalledPrior):
                     f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: "
                     "use neighbours=None, or a Stable Diffusion pipeline."
                 )
-            self._recorder.every_step = False
+            self._recorder.steps_alike = False
             self._answers: Answers = {}
             self._loops: list[Loop] = []  # the one of the latest run last
             one = self._recorder.record(self._calling.repeated(self._call, 1), 1)
             self._state = one.steps[0].sample
             # Schedulers of states x0 + sigma eps make states of fastsync's form of them for the network.
             self._scaled = not torch.equal(one.steps[0].scaled, self._state)
+            # Nothing is really asked in this one, so that what changes in the networks is the pipeline's doing.
+            self._recorder.record(self._trial(1), 1)
             self._network_name = one.steps[0].calls[-1].name
             self._check(one)
             self._together = rows_stay_apart(self._recorder, self._answers, self._trial, one)
@@ -264,7 +266,7 @@ class ReenteredPrior(CalledPrior):
 
     def _start(self, call: Mapping[str, Any]) -> torch.Tensor | None:
         """The clean view that a call begins from, if it does so."""
-        recording = self._recorder.record(self._calling.apart([call]), 1, stop_after=1)
+        recording = self._recorder.record(self._calling.apart([call]), 1)
         if recording.steps[0].sample.shape != self._state.shape:
             raise CannotProbe("its views are of different sizes")
         return None if recording.start is None else self.layout.unpacked(recording.start[:1])

@@ -14,6 +14,7 @@ from ..runtime import networks_of
 from .nested import same
 from .recording import Recorder
 
+_NOTHING = "b"  # a negative prompt in the same case, which is not to make both halves alike
 ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
@@ -34,6 +35,7 @@ _OWN = {
     "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
     "return_dict": "the output of the task",
 }
+_COUNTS = ("num_images_per_prompt", "batch_size")
 _TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
 _NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
@@ -135,7 +137,7 @@ class Calling:
         """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
         prompts = None if self.has_embeddings or not self.takes("prompt") else [ANYTHING]
         # Of an empty negative prompt, which is what most take else, some make no finite numbers.
-        negative = ANYTHING if prompts is not None and self.takes("negative_prompt") else None
+        negative = _NOTHING if prompts is not None and self.takes("negative_prompt") else None
         return self.of_view(ViewRequest(1, prompts, negative), 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
@@ -150,7 +152,7 @@ class Calling:
             call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
         elif self.takes("negative_prompt") and "negative_prompt_embeds" in self.given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
-        if request.guidance is not None and "guidance_scale" not in self.extra:
+        if request.guidance is not None and "guidance_scale" not in self.extra and self.takes("guidance_scale"):
             call["guidance_scale"] = request.guidance.scale
         call.update({name: value for name, value in self.extra.items() if value is not None})
         if request.places is not None and self.takes("crops_coords_top_left"):
@@ -204,13 +206,12 @@ class Calling:
         if alike and self.has_embeddings:
             # Not by num_images_per_prompt, which some pipelines forget to repeat embeddings for.
             return {name: _rows(name, value, rows) for name, value in whole.items()}
-        if alike and self.takes("num_images_per_prompt"):
-            return {**whole, "num_images_per_prompt": rows}
+        count = next((name for name in _COUNTS if alike and self.takes(name)), None)
+        if count is not None:
+            return {**whole, count: rows}
         if "prompt" not in whole:
-            raise ValueError(
-                f"the call of {self.name} takes no num_images_per_prompt and no prompt, so it cannot be asked for "
-                "several pictures: register an adapter of your own (fastsync.priors.register)."
-            )
+            # Labels and pictures, one each.
+            return {n: v * rows if n in self.given and isinstance(v, list) else v for n, v in whole.items()}
         texts = [name for name in _TEXTS if whole.get(name) is not None]
         return {**whole, **{name: [call[name] for call in calls] for name in texts}}
 
@@ -308,7 +309,7 @@ def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest
         for value in (scale, max(scale, 1.0) + 2.0):
             calling.extra = {"guidance_scale": None, argument: value}
             call = calling.repeated(calling.of_view(request, 0), 1)
-            recording = recorder.record(call, 1, stop_after=1 if recorder.every_step else None)
+            recording = recorder.record(call, 1, stop_after=1 if recorder.steps_alike else None)
             found.append([(step.output, [(c.args, c.kwargs) for c in step.calls]) for step in recording.steps])
         if not same(found[0], found[1]):
             return {"guidance_scale": None, argument: scale}

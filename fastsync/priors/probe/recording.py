@@ -79,14 +79,14 @@ class Recording:
     scheduler: Any = None
     changed: dict[str, str | None] = field(default_factory=dict)
 
-    def forget_preparation(self, every_step: bool) -> None:
+    def forget_preparation(self, steps_alike: bool) -> None:
         """Leave out of the first step what was asked before it, and in no later one (text encoders, say).
 
-        ``every_step``: whether the networks are asked equally often in each step.
+        ``steps_alike``: whether the networks are asked equally often in each step.
         """
         names = {call.name for step in self.steps[1:] for call in step.calls}
         calls = [call for call in self.steps[0].calls if call.name in names]
-        self.steps[0].calls = calls[-len(self.steps[1].calls) :] if every_step else calls
+        self.steps[0].calls = calls[-len(self.steps[1].calls) :] if steps_alike else calls
 
 
 _ALIKE = 5  # rows from which on the last two are made alike
@@ -107,7 +107,7 @@ class Recorder:
         pipe: a diffusers pipeline.
 
     Attributes:
-        every_step: whether a network that is asked in some steps only is refused.
+        steps_alike: whether networks that are asked or switched in some steps only are refused.
         body: what is called; the pipeline's own call, below its decorators where one is torch.inference_mode.
         networks: names of the modules that are asked in the loop; known once one has been recorded.
         asked: a real call of each module.
@@ -118,7 +118,7 @@ class Recorder:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.every_step = True
+        self.steps_alike = True
         self.body: Callable[..., Any] = type(pipe).__call__
         self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
@@ -190,7 +190,7 @@ class Recorder:
             self.networks, self.asked, self.texts, self.changes = set(), {}, {}, set()
             return self.record(call, rows, real=real, steps=steps, stop_after=stop_after, last_state=last_state)
         if not self.networks and len(run.recording.steps) > 1:
-            run.recording.forget_preparation(self.every_step)
+            run.recording.forget_preparation(self.steps_alike)
             self.networks = {call.name for step in run.recording.steps for call in step.calls}
         return run.recording
 
@@ -217,6 +217,7 @@ class _Run(Shadow):
         self.scaled: torch.Tensor | None = None
         self.expected: torch.Tensor | None = None
         self.inference = False
+        self.plain_then = plain  # what networks are compared with in later steps
         self.asked_really = False  # networks, which may make tables for themselves
         self.recording.scheduler = self.scheduler
 
@@ -262,7 +263,10 @@ class _Run(Shadow):
         if not self.calls:
             raise CannotProbe("it takes a step without asking a network")
         self.inference = torch.is_inference_mode_enabled()
-        if not recording.steps:
+        if recording.steps:
+            if self.recorder.steps_alike:
+                self._check_untouched()
+        else:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
         if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
@@ -270,6 +274,9 @@ class _Run(Shadow):
         recording.steps.append(Step(timestep, sample, scaled, self.calls, model_output))
         self.calls, self.scaled = [], None
         done = len(recording.steps)
+        if done == 1 and self.asked_really:
+            # Networks that have been asked may have made tables for themselves.
+            self.plain_then = {call.name: PlainState(self.modules[call.name]) for call in recording.steps[0].calls}
         if done == self.stop_after:
             raise Stop
         if done == self.count and self.last_state is not None:
@@ -278,6 +285,13 @@ class _Run(Shadow):
             following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
         self.expected = following
         return StepOutput((following, following))
+
+    def _check_untouched(self) -> None:
+        """CannotProbe where the pipeline has switched something in a network since the first step."""
+        for name, state in self.plain_then.items():
+            touched = None if self.recorder.networks and name not in self.recorder.networks else state.touched()
+            if touched is not None:
+                raise CannotProbe(f"it changes {touched} of its {name} from step to step")
 
     # ---- the networks -----------------------------------------------------------------------------------------
 
@@ -294,7 +308,7 @@ class _Run(Shadow):
         if known and name not in known and not in_loop:
             return self._outside(module)(*args, **kwargs)
         unknown = name not in (known if known and in_loop else recorder.asked)
-        if in_loop and unknown and recorder.every_step:
+        if in_loop and unknown and recorder.steps_alike:
             raise CannotProbe(f"it asks its {name} in some steps only")
         call = NetworkCall(name, kept(args), kept(kwargs))
         if (in_loop or (known and not self.real)) and name in recorder.asked:
@@ -308,8 +322,7 @@ class _Run(Shadow):
             else:
                 call.output, apart = ask(module, args, kwargs, self.recording.rows)
                 recorder.doubted |= set() if apart else {name}
-            recorder.asked[name] = call
-            self.asked_really = True
+            recorder.asked[name], self.asked_really = call, True
         self.calls.append(call)
         return kept(call.output)
 

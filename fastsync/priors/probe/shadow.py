@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 
 from .keeping import random_states, set_random_states
 from .nested import cloned, leaves
@@ -46,6 +47,9 @@ class Shadow:
         shadow = copy.copy(self.pipe)
         parts = vars(shadow)
         parts["_progress_bar_config"] = {"disable": True}
+        for name, part in vars(self.pipe).items():
+            if isinstance(part, ConfigMixin) and not isinstance(part, torch.nn.Module):
+                parts[name] = copy.deepcopy(part)  # guiders count their steps
         parts["scheduler"] = self.scheduler
         for name, module in self.modules.items():
             if hasattr(module, "decode") and hasattr(module, "encode"):
