@@ -82,7 +82,8 @@ class ReenteredPrior(CalledPrior):
     at different times are different calls. Guidance is inside of the call.
 
     Args:
-        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs: as in :class:`ProbedPrior`.
+        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example, num_inference_steps: as in
+            :class:`ProbedPrior`.
         neighbours: None; the views of shared self-attention do not meet in one call.
 
     Raises:
@@ -104,9 +105,11 @@ class ReenteredPrior(CalledPrior):
         conditioning_scale: float | None = None,
         pipe_kwargs: Mapping[str, Any] | None = None,
         neighbours: NeighbourLists | None = None,
+        example: ViewRequest | None = None,
+        num_inference_steps: int | None = None,
     ) -> None:
         with refusing(pipe):
-            super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs)
+            super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example)
             if neighbours is not None:
                 raise ValueError(
                     f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: "
@@ -126,6 +129,8 @@ class ReenteredPrior(CalledPrior):
             self._together = rows_stay_apart(self._recorder, self._answers, self._trial, one)
             self._learn_layout(len(one.steps))
             self._keep_loop(one, FEW)
+        if num_inference_steps is not None:
+            self.steps(num_inference_steps)
 
     @property
     def _denoiser(self) -> str:
