@@ -42,15 +42,12 @@ class PlainState:
         """
         return next((name for part in self._parts if not part.untouched() for name in part.changed()), None)
 
-    def restore(self) -> bool:
-        """Put everything back; whether there may have been anything to put back."""
-        found = False
+    def restore(self) -> None:
+        """Put everything back."""
         for part in self._parts:
             if not part.untouched():
                 part.restore()
-                found = True
-            found |= part.restore_grad()
-        return found
+            part.restore_grad()
 
 
 class _Part:
@@ -99,13 +96,10 @@ class _Part:
                 _refill(value, content)
         now.update(self.before)
 
-    def restore_grad(self) -> bool:
-        found = False
+    def restore_grad(self) -> None:
         for parameter, grad in self._grad:
             if parameter.requires_grad != grad:
                 parameter.requires_grad_(grad)
-                found = True
-        return found
 
     def _alike(self, before: Any, now: Any) -> bool:
         if before is not now:

@@ -112,7 +112,7 @@ class Recorder:
         networks: names of the modules that are asked in the loop; known once one has been recorded.
         asked: a real call of each module.
         texts: what ``encode_prompt`` gave, by arguments.
-        changes: names of the modules of which the pipeline has changed anything while it was called.
+        changes: names of the modules of which the pipeline changes anything in its loop, where steps need not be alike.
         doubted: names of modules whose real answers have not shown that their rows are apart; see ``apart.ask``.
     """
 
@@ -170,9 +170,8 @@ class Recorder:
             finally:
                 for hook in getattr(self.pipe, "_all_hooks", ()):  # accelerate's, of offloaded models
                     hook.offload()
-                for name, state in plain.items():
-                    if state.restore() and not run.asked_really:
-                        self.changes.add(name)
+                for state in plain.values():
+                    state.restore()
             if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=False)):
                 raise CannotProbe(
                     "its call draws from torch's global random generator, so no seed can repeat its pictures"
@@ -263,10 +262,11 @@ class _Run(Shadow):
         if not self.calls:
             raise CannotProbe("it takes a step without asking a network")
         self.inference = torch.is_inference_mode_enabled()
-        if recording.steps:
-            if self.recorder.steps_alike:
-                self._check_untouched()
-        else:
+        if not self.recorder.steps_alike:
+            self._note_changes()
+        elif recording.steps:
+            self._check_untouched()
+        if not recording.steps:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
         if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
@@ -285,6 +285,12 @@ class _Run(Shadow):
             following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
         self.expected = following
         return StepOutput((following, following))
+
+    def _note_changes(self) -> None:
+        """Which modules are not as they were before the call, of which none has made tables for itself."""
+        changes = self.recorder.changes
+        if not self.asked_really:
+            changes |= {name for name, state in self.plain.items() if name not in changes and state.touched()}
 
     def _check_untouched(self) -> None:
         """CannotProbe where the pipeline has switched something in a network since the first step."""
