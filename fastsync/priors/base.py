@@ -307,7 +307,7 @@ class PipelinePrior(Prior):
             size = self.window_pixels if request.size is None else request.size
             cond, uncond = self.with_places(cond, uncond, request.places, size)
         guidance = Guidance(self.default_guidance) if request.guidance is None else request.guidance
-        return Told(*self.guided(cond, uncond, guidance))
+        return Told(*self.guided(cond, uncond, guidance), scale=guidance.scale)
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
@@ -364,8 +364,14 @@ class PipelinePrior(Prior):
 
     def __repr__(self) -> str:
         """What is known of the pipeline, a line each."""
+        lines = self._known()
+        head = f"{type(self).__name__} of {type(self.pipe).__name__}"
+        return "\n".join([head, *(f"  {name:<11} {text}" for name, text in lines.items())])
+
+    def _known(self) -> dict[str, str]:
+        """What is known of the pipeline, by subject."""
         height, width = self.window_pixels
-        lines = {
+        return {
             "asked by": self.way,
             "window": f"{height} x {width} pixels, views {shape_text(self.view_shape)}",
             "scheduler": f"{self.schedule.scheduler_name}, run as {self.schedule.solver}",
@@ -374,8 +380,6 @@ class PipelinePrior(Prior):
             "guidance": f"{self.default_guidance:g} by default",
             "control": "a picture of each view" if self.takes_control else "none",
         }
-        head = f"{type(self).__name__} of {type(self.pipe).__name__}"
-        return "\n".join([head, *(f"  {name:<11} {text}" for name, text in lines.items())])
 
 
 def strings(

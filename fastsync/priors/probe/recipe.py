@@ -158,6 +158,10 @@ class _Reading:
             return self._fixed(value)
         if isinstance(node, dict) and isinstance(value, dict) and node.keys() == value.keys():
             return {key: self._node(node[key], value[key], f"{path}.{key}") for key in node}
+        if isinstance(node, list) and type(value) is list and 1 == len(node) < len(value) in (self.batch, self.count):
+            # One value for pictures of one text, and one for each of several texts.
+            self.rows[path] = self._own(value)
+            return Rows(path, listed=True)
         if isinstance(node, (list, tuple)) and type(value) is type(node) and len(node) == len(value):
             return type(node)(self._node(n, v, f"{path}.{i}") for i, (n, v) in enumerate(zip(node, value, strict=True)))
         raise CannotProbe(f"{path} has another form in one call than in another")
