@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
-from diffusers import ClassifierFreeGuidance, ModularPipelineBlocks, PerturbedAttentionGuidance, SequentialPipelineBlocks
+from diffusers import (
+    ClassifierFreeGuidance,
+    ModularPipelineBlocks,
+    PerturbedAttentionGuidance,
+    SequentialPipelineBlocks,
+)
 from families import FAMILIES
 from PIL import Image
 
 import fastsync as fs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+MODULAR = str(EXAMPLES / "modular")
 # Three windows of 16 x 16 pixels.
 WIDE = {"height": 16, "width": 40, "window": (16, 16), "num_inference_steps": 2, "output_type": "np", "progress": False}
 BLOCKS = {"sdxl": "StableDiffusionXLAutoBlocks", "flux": "FluxAutoBlocks"}
@@ -27,8 +33,11 @@ def family(request):
     """A family's name, its tiny pipeline, and the block for it, loaded as from the hub."""
     pipe = FAMILIES[request.param].make()
     kind = type(pipe).__name__
-    folder = str(EXAMPLES / "modular")
-    return request.param, pipe, ModularPipelineBlocks.from_pretrained(folder, trust_remote_code=True, pipeline_class=kind)
+    return (
+        request.param,
+        pipe,
+        ModularPipelineBlocks.from_pretrained(MODULAR, trust_remote_code=True, pipeline_class=kind),
+    )
 
 
 def made_of(blocks, pipe):
@@ -112,9 +121,20 @@ def test_what_is_not_loaded_is_named(family):
 def test_a_folder_of_a_model_is_loaded(family, tmp_path):
     _, pipe, block = family
     pipe.save_pretrained(tmp_path)
-    modular = block.init_pipeline(tmp_path)
+    modular = block.init_pipeline(str(tmp_path))
     modular.load_components()
     assert np.array_equal(picture(modular, "a cat"), plain(pipe, "a cat"))
+
+
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_other_families_have_the_same_block(name):
+    pipe = FAMILIES[name].make()
+    block = ModularPipelineBlocks.from_pretrained(MODULAR, True, pipeline_class=type(pipe).__name__)
+    size = FAMILIES[name].call()
+    arguments = {"window": (size["height"], size["width"]), "height": size["height"], "width": 2 * size["width"]}
+    arguments["pipe_kwargs"] = {"max_sequence_length": 12}
+    ours = picture(made_of(block, pipe), "a cat", **arguments)
+    assert np.array_equal(ours, plain(pipe, "a cat", **arguments))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +148,7 @@ def test_a_folder_of_a_model_is_loaded(family, tmp_path):
 )
 def test_a_guider_is_followed(guider, guidance):
     pipe = FAMILIES["sdxl"].make()
-    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True), pipe)
+    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(MODULAR, True), pipe)
     modular.update_components(guider=guider)
     ours = picture(modular, "a cat", method="synctweedies")
     assert np.array_equal(ours, plain(pipe, "a cat", method="synctweedies", guidance_scale=guidance))
@@ -136,12 +156,14 @@ def test_a_guider_is_followed(guider, guidance):
 
 def test_other_guiders_are_refused():
     pipe = FAMILIES["sdxl"].make()
-    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True), pipe)
+    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(MODULAR, True), pipe)
     modular.update_components(guider=PerturbedAttentionGuidance(perturbed_guidance_layers=[0]))
     with pytest.raises(ValueError, match="the guider is a PerturbedAttentionGuidance, and fastsync guides as Classif"):
         picture(modular, "a cat")
-    with pytest.raises(ValueError, match="pipeline_class must be the name of a pipeline of diffusers, got 'UNet2DModel'"):
-        ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True, pipeline_class="UNet2DModel")
+    with pytest.raises(
+        ValueError, match="pipeline_class must be the name of a pipeline of diffusers, got 'UNet2DModel'"
+    ):
+        ModularPipelineBlocks.from_pretrained(MODULAR, True, pipeline_class="UNet2DModel")
 
 
 def run(script, pipe, folder, monkeypatch):
