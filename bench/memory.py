@@ -33,7 +33,8 @@ LATENTS = (64, 256)  # of the picture
 WINDOW = (64, 64)
 TEXT = (77, 1024)
 VIEWS = range(1, 6)  # five windows with an overlap of 128 pixels
-CANVASES = (4, 16, 64)  # windows side by side, a quarter of each under the next
+# Windows side by side, a quarter of each under the next. The larger network's strips are too many for the widest one.
+CANVASES = {"SD 2.1 in float16 on a GPU": (4, 16), "scenes in float32 on a CPU": (4, 16, 64)}
 LIMIT = 8e9  # bytes: what an 8 GiB card has less 0.6 GB, for the CUDA context and what else is not counted
 
 # The published configurations, as far as they differ from the defaults of the libraries' classes.
@@ -139,12 +140,13 @@ class OnDevice(maps.Maps):
         return Elsewhere(shape, self.like, self.cut.axis)
 
 
-def canvases(vae: Any, window: int, budget: int) -> dict[str, dict[str, int]]:
-    """Peak bytes of decoding and encoding pictures as many windows wide as ``CANVASES`` says, whole and in strips.
+def canvases(vae: Any, counts: Sequence[int], window: int, budget: int) -> dict[str, dict[str, int]]:
+    """Peak bytes of decoding and encoding pictures so many windows wide, whole and in strips.
 
     Args:
         vae: an AutoencoderKL.
-        window: cells along a side of a window, and high.
+        counts: how many windows.
+        window: cells along a side of a window.
         budget: bytes of the maps that stay on the device in strips.
 
     Returns:
@@ -154,7 +156,7 @@ def canvases(vae: Any, window: int, budget: int) -> dict[str, dict[str, int]]:
     found = {}
     dtype, cell = next(vae.parameters()).dtype, 2 ** (len(vae.config.block_out_channels) - 1)
     make = partial(OnDevice, budget=budget)
-    for count in CANVASES:
+    for count in counts:
         width = window + (count - 1) * 3 * window // 4
         z = torch.zeros(1, vae.config.latent_channels, window, width, dtype=dtype)
         pixels = torch.zeros(1, 3, cell * window, cell * width, dtype=dtype)
@@ -198,9 +200,10 @@ def main(output: Annotated[Path, typer.Option(help="Where the result goes.")] = 
         scenes: Any = diffusers.AutoencoderKL.from_config(
             diffusers.AutoencoderKL.load_config(zoo.path("scenes"), subfolder="vae")
         )
+        sizes = ((vae, WINDOW[0], maps.GPU_BUDGET), (scenes, 16, maps.BUDGET["cpu"]))
         wider = {
-            "SD 2.1 in float16 on a GPU": canvases(vae, WINDOW[0], maps.GPU_BUDGET),
-            "scenes in float32 on a CPU": canvases(scenes, 16, maps.BUDGET["cpu"]),
+            name: canvases(model, counts, window, budget)
+            for (name, counts), (model, window, budget) in zip(CANVASES.items(), sizes, strict=True)
         }
     settings = {"picture": [2048, 512], "dtype": "float16", "limit": LIMIT}
     figures = {"weights": weights, "calls": calls, "decode": decode, "canvases": wider}

@@ -5,7 +5,8 @@ Timing does not depend on weights, and no weights can be downloaded where this s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ _SD21 = {
     "attention_head_dim": (5, 10, 20, 20),
     "use_linear_projection": True,
 }
-_SDXL = {
+SDXL = {
     "sample_size": 128,
     "cross_attention_dim": 2048,
     "attention_head_dim": (5, 10, 20),
@@ -37,6 +38,15 @@ _SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+
+SD3 = {
+    "sample_size": 128,
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 192,
+}
+FLUX = {"guidance_embeds": True}
 
 
 @dataclass
@@ -79,6 +89,18 @@ def load(name: str, device: str, dtype: torch.dtype) -> Network:
     return network
 
 
+@contextmanager
+def born(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are made in here have their weights on a device in a precision from the beginning."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def empty(name: str) -> nn.Module:
     """The network of one of ``BUILDERS`` without memory for its weights."""
     with torch.device("meta"):
@@ -115,9 +137,10 @@ def _random(
     dtype: torch.dtype,
     extra: Callable[[torch.device, torch.dtype], Callable[[int], dict[str, Any]]] = _nothing,
 ) -> Network:
-    with device:
-        module = BUILDERS[name]().to(dtype)
-        cond, uncond = torch.randn(2, 1, *text, dtype=dtype)
+    with born(device, dtype):
+        module = BUILDERS[name]()
+        cond, uncond = torch.randn(2, 1, *text)
+    module.to(dtype)  # tables, which are made in float32
     return Network(
         module,
         scheduler(),
@@ -153,7 +176,9 @@ def _ddim() -> Any:
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "SD 1.5": lambda: diffusers.UNet2DConditionModel(**_SD15),
     "SD 2.1": lambda: diffusers.UNet2DConditionModel(**_SD21),
-    "SDXL": lambda: diffusers.UNet2DConditionModel(**_SDXL),
+    "SDXL": lambda: diffusers.UNet2DConditionModel(**SDXL),
+    "SD3 medium": lambda: diffusers.SD3Transformer2DModel(**SD3),
+    "FLUX.1": lambda: diffusers.FluxTransformer2DModel(**FLUX),
     "SANA 1.6B": diffusers.SanaTransformer2DModel,
 }
 MODELS: dict[str, Callable[[torch.device, torch.dtype], Network]] = {

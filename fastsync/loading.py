@@ -35,7 +35,7 @@ def load_pipeline(
     if not listed:
         raise ValueError("controlnet must be one or more folders or models' names, got an empty list: pass None.")
     names = [] if controlnet is None else [_name("controlnet", name) for name in listed]
-    nets = [load(diffusers.AutoModel, "controlnet", name, dtype, "ControlNet") for name in names]
+    nets = [_controlnet(name, dtype) for name in names]
     kind, parts = diffusers.DiffusionPipeline, {}
     if nets:
         # The class before the weights, so that these are loaded once, in the form in which they are needed.
@@ -45,6 +45,20 @@ def load_pipeline(
     pipe = load(kind, "model", model, dtype, "pipeline", **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def _controlnet(name: str, dtype: torch.dtype) -> Any:
+    """A model from a folder or the hub, of the class that its own config names."""
+    import diffusers
+
+    config = _loaded(diffusers.ControlNetModel.load_config, "controlnet", name, "ControlNet")
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None:
+        raise ValueError(
+            f"controlnet {shown(name)} is of class {config.get('_class_name')!r}, which diffusers does not have: pass "
+            "a ControlNet, or update diffusers."
+        )
+    return load(kind, "controlnet", name, dtype, "ControlNet")
 
 
 def controlnet_pipeline(own: str, nets: Sequence[Any]) -> Any:

@@ -24,7 +24,7 @@ from .metadata import recorded
 from .priors import Attention, Compile, PipelinePrior, Runtime
 from .priors.compiling import MODES
 from .sampler import SyncOutput
-from .task import Options, SyncPipelineOutput, check_options, check_prompts, method_of, run
+from .task import Options, SyncPipelineOutput, check_options, check_prompts, example, method_of, run
 from .texture import TEXTURE_SIZE, Agreement, SyncTextureOutput, TextureOptions, texture
 
 if TYPE_CHECKING:
@@ -138,10 +138,15 @@ class SyncPipeline:
         on_cpu = pipe.device.type == "cpu"
         return cls(pipe, solver=solver, compile=compile, attention=attention, channels_last=on_cpu)
 
-    def _prior(self, options: Options | None = None, **settings: Any) -> PipelinePrior:
-        """The pipeline's prior for a task with these options."""
-        given = options or {}
-        settings = {"window": given.get("window"), "pipe_kwargs": given.get("pipe_kwargs"), **settings}
+    def _prior(self, options: Options | None = None, prompts: Any = None, **settings: Any) -> PipelinePrior:
+        """The pipeline's prior for a task with these options; ``prompts`` as the task was given them."""
+        if options is not None:
+            settings |= {
+                "window": options.get("window"),
+                "pipe_kwargs": options.get("pipe_kwargs"),
+                "num_inference_steps": options.get("num_inference_steps", 50),
+                "example": example(prompts, self.guidance_scale, options),
+            }
         return priors.wrap(self.pipe, runtime=self._runtime, solver=self._solver, **settings)
 
     @property
@@ -177,7 +182,7 @@ class SyncPipeline:
             **options: :class:`fastsync.Options`.
         """
         check_options("wide", options)
-        prior = self._prior(options)
+        prior = self._prior(options, prompt)
         scale, (h, w) = prior.scale, prior.window
         height = h * scale if height is None else check_int("height", height)
         width = 4 * w * scale if width is None else check_int("width", width)
@@ -251,7 +256,7 @@ class SyncPipeline:
         check_options("panorama", options)
         if cameras is not None and poles:
             raise ValueError("poles and cameras were both given: add fastsync.canvases.POLES to your cameras.")
-        prior, method = self._prior(options), method_of(options)
+        prior, method = self._prior(options, prompt), method_of(options)
         if cameras is None:
             # StochSync alternates between sets of views side by side. All others go round the horizon, each view with
             # room between its neighbours, in which the last one passes from the one before it to the first.
@@ -323,8 +328,8 @@ class SyncPipeline:
         for pair in views:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise TypeError(f"views must be pairs (view, prompt), got {shown(pair)}.")
-        prior = self._prior(options)
         names, texts = [view for view, _ in views], [prompt for _, prompt in views]
+        prior = self._prior(options, texts)
         prompts = check_prompts(None if texts == [None] * len(texts) else texts, len(texts), "view", options)
         canvas = IllusionCanvas(names, shape=prior.view_shape)
         pixels = IllusionCanvas(names, shape=(3, *prior.window_pixels), units="pixels")
@@ -386,12 +391,12 @@ class SyncPipeline:
                 raise ValueError(
                     "window and height or width were both given, and the picture is one window: pass one of them."
                 )
-            sides = self._prior(options).window_pixels
+            sides = (0, 0) if height is not None and width is not None else self.window_pixels
             options["window"] = (
                 sides[0] if height is None else check_int("height", height),
                 sides[1] if width is None else check_int("width", width),
             )
-        make_prior = functools.partial(self._prior, options)
+        make_prior = functools.partial(self._prior, options, prompts)
         return compose(make_prior, self.name, masks, prompts, background, prompt, self.guidance_scale, options)
 
     def texture(
@@ -449,7 +454,7 @@ class SyncPipeline:
         given = TextureOptions(
             cameras, texture_size, view_prompts, reunwrap, rasterizer, agreement, shared_attention, conditioning_scale
         )
-        make_prior = functools.partial(self._prior, options)
+        make_prior = functools.partial(self._prior, options, prompt)
         return texture(make_prior, self.name, mesh, prompt, given, self.guidance_scale, options)
 
 

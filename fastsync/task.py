@@ -219,6 +219,20 @@ def check_prompts(
     return found
 
 
+def example(prompts: Any, guidance_scale: float | Guidance | None, options: Options) -> ViewRequest | None:
+    """The kind of request that a task is going to make, for one view; None where the arguments are not what they
+    should be, which is refused later."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
+    chosen, negative = options.get("guidance_scale"), options.get("negative_prompt")
+    chosen = guidance_scale if chosen is None else chosen
+    if any(not isinstance(text, str) for text in texts):
+        return None
+    told = next((text for text in texts if text), None)
+    if told is None and not brings_embeddings(options):
+        return None
+    return ViewRequest(1, None if told is None else [told], negative, None if chosen is None else Guidance.of(chosen))
+
+
 def run(
     prior: PipelinePrior,
     canvas: Canvas,

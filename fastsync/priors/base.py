@@ -363,8 +363,14 @@ class PipelinePrior(Prior):
 
     def __repr__(self) -> str:
         """What is known of the pipeline, a line each."""
+        lines = self._known()
+        head = f"{type(self).__name__} of {type(self.pipe).__name__}"
+        return "\n".join([head, *(f"  {name:<11} {text}" for name, text in lines.items())])
+
+    def _known(self) -> dict[str, str]:
+        """What is known of the pipeline, by subject."""
         height, width = self.window_pixels
-        lines = {
+        return {
             "asked by": self.way,
             "window": f"{height} x {width} pixels, views {shape_text(self.view_shape)}",
             "scheduler": f"{self.schedule.scheduler_name}, run as {self.schedule.solver}",
@@ -373,8 +379,6 @@ class PipelinePrior(Prior):
             "guidance": f"{self.default_guidance:g} by default",
             "control": "a picture of each view" if self.takes_control else "none",
         }
-        head = f"{type(self).__name__} of {type(self.pipe).__name__}"
-        return "\n".join([head, *(f"  {name:<11} {text}" for name, text in lines.items())])
 
 
 def strings(

@@ -24,7 +24,7 @@ class CalledPrior(PipelinePrior):
     """A prior made of a pipeline's own call, by stand-ins for its scheduler and its networks.
 
     Args:
-        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs: as in :class:`ProbedPrior`.
+        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example: as in :class:`ProbedPrior`.
 
     Attributes:
         layout: between the pipeline's states and views.
@@ -40,6 +40,7 @@ class CalledPrior(PipelinePrior):
         solver: SolverChoice,
         conditioning_scale: float | None,
         pipe_kwargs: Mapping[str, Any] | None,
+        example: ViewRequest | None,
     ) -> None:
         check_fit(pipe)
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
@@ -48,7 +49,7 @@ class CalledPrior(PipelinePrior):
         self._asked_window = None if window is None else check_pair("window", window)
         self._calling = Calling(self._recorder, self._asked_window, pipe_kwargs or {}, conditioning_scale)
         self.takes_control = self._calling.control is not None
-        self._call = self._calling.plain()
+        self._call = self._calling.plain() if example is None else self._calling.of_view(example, 0)
 
     def _laid_out(self, tail: Tail | None, decoder: str, state_shape: Sequence[int]) -> None:
         """Set layout, codec and window from what the pipeline does with its last state.

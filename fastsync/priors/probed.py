@@ -14,11 +14,13 @@ from ..errors import check_int
 from ..guidance import Guidance
 from .base import Prediction
 from .called import CalledPrior
+from .probe import describing
 from .probe.calling import groups, guidance_argument
 from .probe.guidance import RULES, Combination
 from .probe.learning import check, learn, learn_tail, torch_rows
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
+from .probe.recording import Recording
 from .probe.refusal import CannotProbe, refusing
 from .probe.timing import own_steps
 from .request import Told, ViewRequest
@@ -44,6 +46,8 @@ class ProbedPrior(CalledPrior):
         conditioning_scale: what a ControlNet's residuals are multiplied by; the pipeline's own if None.
         pipe_kwargs: further arguments of the pipeline's call, :class:`fastsync.ByView` where views differ.
         neighbours: as in :class:`fastsync.DiffusersPrior`, of pipelines with a UNet and without a ControlNet.
+        example: the kind of request that is going to be made; what a pipeline's call needs to run at all.
+        num_inference_steps: of the run that is planned: what changes in one of its steps shows here.
 
     Raises:
         ValueError: arguments that the pipeline's call does not take.
@@ -63,13 +67,19 @@ class ProbedPrior(CalledPrior):
         conditioning_scale: float | None = None,
         pipe_kwargs: Mapping[str, Any] | None = None,
         neighbours: NeighbourLists | None = None,
+        example: ViewRequest | None = None,
+        num_inference_steps: int | None = None,
     ) -> None:
-        super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs)
+        super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example)
         with refusing(pipe):
             self._learnt, _, many = learn(self._recorder, self._calling, self._call)
             check(self._learnt, self._recorder, self._calling, self._call)
             self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
         self._rule: Combination | None = None
+        self._run: tuple[int, Recording] | None = None
+        if num_inference_steps is not None:
+            with refusing(pipe):
+                self._recorded(check_int("num_inference_steps", num_inference_steps))
         self.sharing: SharedAttention | None = None
         if neighbours is not None:
             unet = self._unet
@@ -107,7 +117,11 @@ class ProbedPrior(CalledPrior):
         return self._of_rows(x, t, told)
 
     def _of_rows(self, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
-        parts = self._parts(told, t)
+        recipes: Sequence[Recipe] = told[RECIPES]
+        ragged = [name for name, value in told.rows.items() if isinstance(value, list) and name != RECIPE]
+        if len(recipes) == 1 and not ragged and not recipes[0].needs_one_time:
+            return self._asked(recipes[0], x, t, told)
+        parts = self._parts(told, t, recipes, ragged)
         if len(parts) == 1:
             return self._asked(parts[0][0], x, t, told)
         outputs = [self._asked(recipe, x[rows], t[rows], told.select(rows)) for recipe, rows in parts]
@@ -122,14 +136,13 @@ class ProbedPrior(CalledPrior):
             )
         return cond
 
-    def _parts(self, told: Conditions, t: torch.Tensor) -> list[tuple[Recipe, list[int]]]:
-        """The rows that can be asked together, with their recipe."""
-        recipes: Sequence[Recipe] = told[RECIPES]
+    @staticmethod
+    def _parts(
+        told: Conditions, t: torch.Tensor, recipes: Sequence[Recipe], ragged: Sequence[str]
+    ) -> list[tuple[Recipe, list[int]]]:
+        """The rows that can be asked together, with their recipe; ``ragged`` conditions may have rows of any shape."""
         chosen = told[RECIPE] if RECIPE in told.rows else [0] * len(t)
-        ragged = [name for name, value in told.rows.items() if isinstance(value, list) and name != RECIPE]
         times = t.tolist() if any(recipe.needs_one_time for recipe in recipes) else None
-        if len(recipes) == 1 and not ragged and times is None:
-            return [(recipes[0], list(range(len(t))))]
         found: dict[tuple[Any, ...], list[int]] = {}
         for row, number in enumerate(chosen):
             listed = recipes[number].names
@@ -140,6 +153,14 @@ class ProbedPrior(CalledPrior):
 
     def _asked(self, recipe: Recipe, x: torch.Tensor, t: torch.Tensor, told: Conditions) -> torch.Tensor:
         return self.layout.unpacked(recipe(self.pipe, self.layout.packed(x), t, told.rows))
+
+    def _known(self) -> dict[str, str]:
+        """What was learnt, by subject."""
+        known = super()._known()
+        calls = {f"call {k}": describing.call(c) for k, c in enumerate(self._learnt.templates, 1)}
+        learnt = {"guidance": describing.guidance(self._learnt.combination), "state": describing.layout(self.layout)}
+        del known["conditions"]
+        return {**known, **calls, **learnt}
 
     @property
     def mixes_linearly(self) -> bool:
@@ -206,6 +227,7 @@ class ProbedPrior(CalledPrior):
             found = [self._gathered(group) for group in of_groups]
         except CannotProbe:  # another form than that of the calls before
             self._learnt, _, _ = learn(self._recorder, calling, self._call)
+            self._run = None
             found = [self._gathered(group) for group in of_groups]
         halves = [[f[0][k] for f in found] for k in (0, 1)]
         order = [view for group in together for view in group]
@@ -302,12 +324,16 @@ class ProbedPrior(CalledPrior):
             CannotProbe: the pipeline takes its steps at other times than its scheduler has, or in another way.
         """
         count = check_int("num_inference_steps", num_inference_steps)
-        call = self._calling.repeated(self._call, 1, count)
         with refusing(self.pipe):
-            recording = self._recorder.record(call, 1)
-            table = own_steps(self.schedule, recording, count, eta)
-            self._learnt.replay(recording)  # all steps of a run's length are ones that were learnt
-        return table
+            return own_steps(self.schedule, self._recorded(count), count, eta)
+
+    def _recorded(self, count: int) -> Recording:
+        """A call of so many steps, each of which is one that was learnt."""
+        if self._run is None or self._run[0] != count:
+            recording = self._recorder.record(self._calling.repeated(self._call, 1, count), 1)
+            self._learnt.replay(recording)
+            self._run = count, recording
+        return self._run[1]
 
 
 def _repeated(half: Half, count: int) -> Half:

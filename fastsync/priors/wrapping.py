@@ -13,6 +13,7 @@ from .probe.comparison import check_adapter
 from .probe.fitness import check_fit
 from .probed import ProbedPrior
 from .registry import Adapter, Unfit, own_adapter, users_adapter
+from .request import ViewRequest
 from .runtime import Runtime
 from .shared_attention import NeighbourLists
 
@@ -26,6 +27,8 @@ def wrap(
     neighbours: NeighbourLists | None = None,
     conditioning_scale: float | None = None,
     pipe_kwargs: Mapping[str, Any] | None = None,
+    example: ViewRequest | None = None,
+    num_inference_steps: int | None = None,
 ) -> PipelinePrior:
     """The prior inside a diffusers pipeline: by an adapter of its class, or by probing its own call.
 
@@ -37,6 +40,7 @@ def wrap(
         neighbours: views whose self-attention is shared; see :class:`fastsync.DiffusersPrior`.
         conditioning_scale: what the residuals of a ControlNet are multiplied by, 1 if None.
         pipe_kwargs: further arguments of the pipeline's own call, which an adapter does not make.
+        example, num_inference_steps: what is going to be asked, where that is known; see :class:`ProbedPrior`.
 
     Raises:
         ValueError: the pipeline or its scheduler is not supported (says what it lacks), its adapter cannot do what is
@@ -63,7 +67,7 @@ def wrap(
         except Unfit:
             pass  # of the class, but built or set otherwise
     asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
-    asked["neighbours"] = neighbours
+    asked |= {"neighbours": neighbours, "example": example, "num_inference_steps": num_inference_steps}
     return ProbedPrior(pipe, **asked)
 
 

@@ -224,6 +224,7 @@ def bria_clipped() -> Any:
 )
 def bria_fibo() -> Any:
     tokenizer, encoder = make_qwen3()
+    encoder.resize_token_embeddings(128_001)  # its empty text is token 128,000 whatever the tokenizer knows
     net = diffusers.BriaFiboTransformer2DModel(
         in_channels=4,
         num_layers=1,

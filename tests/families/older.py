@@ -195,10 +195,11 @@ def make_movq() -> VQModel:
     curve="other",
     why="the hint is an added condition of the UNet itself",
     matters=("image_embeds", "hint"),
+    latent=False,
 )
 def kandinsky22_controlnet() -> Any:
     unet = make_unet(**{**KANDINSKY, "in_channels": 8, "addition_embed_type": "image_hint"})
-    shake(unet.add_embedding.input_hint_block, 0.3)
+    shake(unet.add_embedding.input_hint_block, 0.12)
     return diffusers.KandinskyV22ControlnetPipeline(unet=unet, scheduler=kandinsky_scheduler(), movq=make_movq())
 
 
@@ -213,8 +214,8 @@ def kandinsky22_controlnet() -> Any:
         "guidance_schedule": None,
     },
     curve="flow",
-    why="the unconditional half is asked of ANOTHER network, and of picture tokens alone; the state of "
-    "the other is padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
+    why="the unconditional half is asked of another network, and of picture tokens alone; the other's "
+    "state is padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
 )
 def ideogram4() -> Any:
     return ideogram()

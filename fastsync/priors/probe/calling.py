@@ -34,6 +34,7 @@ _OWN = {
     "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
     "return_dict": "the output of the task",
 }
+_COUNTS = ("num_images_per_prompt", "batch_size")
 _TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
 _NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
@@ -148,7 +149,7 @@ class Calling:
             call["negative_prompt"] = negative if isinstance(negative, str) else negative[view]
         elif self.takes("negative_prompt") and "negative_prompt_embeds" in self.given:
             call["negative_prompt"] = None  # which some calls take for the empty one else
-        if request.guidance is not None and "guidance_scale" not in self.extra:
+        if request.guidance is not None and "guidance_scale" not in self.extra and self.takes("guidance_scale"):
             call["guidance_scale"] = request.guidance.scale
         call.update({name: value for name, value in self.extra.items() if value is not None})
         if request.places is not None and self.takes("crops_coords_top_left"):
@@ -192,13 +193,12 @@ class Calling:
         if alike and self.has_embeddings:
             # Not by num_images_per_prompt, which some pipelines forget to repeat embeddings for.
             return {name: _rows(name, value, rows) for name, value in whole.items()}
-        if alike and self.takes("num_images_per_prompt"):
-            return {**whole, "num_images_per_prompt": rows}
+        count = next((name for name in _COUNTS if alike and self.takes(name)), None)
+        if count is not None:
+            return {**whole, count: rows}
         if "prompt" not in whole:
-            raise ValueError(
-                f"the call of {self.name} takes no num_images_per_prompt and no prompt, so it cannot be asked for "
-                "several pictures: register an adapter of your own (fastsync.priors.register)."
-            )
+            # Labels and pictures, one each.
+            return {n: v * rows if n in self.given and isinstance(v, list) else v for n, v in whole.items()}
         texts = [name for name in _TEXTS if whole.get(name) is not None]
         return {**whole, **{name: [call[name] for call in calls] for name in texts}}
 

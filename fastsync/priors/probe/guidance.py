@@ -239,13 +239,17 @@ def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def piece(output: Any, part: int, rows: int, shape: torch.Size) -> torch.Tensor:
     """Rows of part ``part`` of a network's output, [rows, *shape]."""
-    found = first(output)[part * rows : (part + 1) * rows]
+    found = first(output)
+    if part or len(found) != rows:
+        found = found[part * rows : (part + 1) * rows]
     return cropped(torch.stack(list(found)) if isinstance(found, (list, tuple)) else found, shape)
 
 
 def cropped(output: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """An output [rows, ...] in the state's shape, without what is beyond it along its axes."""
-    if output[0].numel() == shape.numel():
+    if output.shape[1:] == shape:
+        return output
+    if output.shape[1:].numel() == shape.numel():
         return output.reshape(len(output), *shape)
     if output.ndim == len(shape) + 1 and all(a >= b for a, b in zip(output.shape[1:], shape, strict=True)):
         return output[(slice(None), *(slice(0, side) for side in shape))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 _CONTAINERS = (dict, list, set)
 # What decides how a module answers, beside its weights.
+_REGISTRY = "_diffusers_hook"
 _WORKINGS = ("processor", "forward", "training", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
@@ -33,6 +34,13 @@ class PlainState:
         Tables that modules make when they are first asked, such as rotary embeddings, change nothing.
         """
         return next((name for part in self._parts if not part.untouched() for name in part.workings_changed()), None)
+
+    def touched(self) -> str | None:
+        """Which attribute of a module is not what it was, whatever it is; None if all are.
+
+        diffusers' registry of hooks does not count while there are none: it is made when somebody looks for it.
+        """
+        return next((name for part in self._parts if not part.untouched() for name in part.changed()), None)
 
     def restore(self) -> None:
         """Put everything back."""
@@ -65,9 +73,15 @@ class _Part:
 
     def workings_changed(self) -> Iterator[str]:
         """What decides how the module answers, and is not what it was."""
+        return self.changed(_WORKINGS)
+
+    def changed(self, names: Iterable[str] | None = None) -> Iterator[str]:
+        """Attributes that are not what they were, of all or of those with some names."""
         now = vars(self.part)
-        for name in _WORKINGS:
+        for name in dict.fromkeys((*self.before, *now)) if names is None else names:
             kept = name in self.before
+            if name == _REGISTRY and not getattr(now.get(name), "hooks", None):
+                continue
             if kept != (name in now) or (kept and not self._alike(self.before[name], now[name])):
                 yield f"{name.strip('_')} of {type(self.part).__name__}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Recipe:
         found = piece(outputs[-1], 0, len(state), state.shape[1:])
         return found if self.sign == 1 else -found
 
-    @property
+    @cached_property
     def names(self) -> dict[str, bool]:
         """Names of the conditions with one row a view, and whether each is handed over as a list."""
         found: dict[str, bool] = {}
@@ -55,7 +56,7 @@ class Recipe:
                     found[node.beside] = False
         return found
 
-    @property
+    @cached_property
     def needs_one_time(self) -> bool:
         """Whether a time is handed over as a Python number, so that all rows have to have the same."""
         return any(isinstance(node, Time) and node.dtype is None for call in self.calls for node in call.nodes)
@@ -157,6 +158,10 @@ class _Reading:
             return self._fixed(value)
         if isinstance(node, dict) and isinstance(value, dict) and node.keys() == value.keys():
             return {key: self._node(node[key], value[key], f"{path}.{key}") for key in node}
+        if isinstance(node, list) and type(value) is list and 1 == len(node) < len(value) in (self.batch, self.count):
+            # One value for pictures of one text, and one for each of several texts.
+            self.rows[path] = self._own(value)
+            return Rows(path, listed=True)
         if isinstance(node, (list, tuple)) and type(value) is type(node) and len(node) == len(value):
             return type(node)(self._node(n, v, f"{path}.{i}") for i, (n, v) in enumerate(zip(node, value, strict=True)))
         raise CannotProbe(f"{path} has another form in one call than in another")

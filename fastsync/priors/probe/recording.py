@@ -196,6 +196,8 @@ class _Run(Shadow):
         self.calls: list[NetworkCall] = []
         self.scaled: torch.Tensor | None = None
         self.expected: torch.Tensor | None = None
+        self.plain_then = plain  # what networks are compared with in later steps
+        self.asked_really = False
         self.recording.scheduler = self.scheduler
 
     # ---- the scheduler ----------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ class _Run(Shadow):
             )
         if not self.calls:
             raise CannotProbe("it takes a step without asking a network")
-        if not recording.steps:
+        if recording.steps:
+            self._check_untouched()
+        else:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
         if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
@@ -246,6 +250,9 @@ class _Run(Shadow):
         recording.steps.append(Step(timestep, sample, scaled, self.calls, model_output))
         self.calls, self.scaled = [], None
         done = len(recording.steps)
+        if done == 1 and self.asked_really:
+            # Networks that have been asked may have made tables for themselves.
+            self.plain_then = {call.name: PlainState(self.modules[call.name]) for call in recording.steps[0].calls}
         if done == self.stop_after:
             raise Stop
         if done == self.count and self.last_state is not None:
@@ -254,6 +261,13 @@ class _Run(Shadow):
             following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
         self.expected = following
         return StepOutput((following, following))
+
+    def _check_untouched(self) -> None:
+        """CannotProbe where the pipeline has switched something in a network since the first step."""
+        for name, state in self.plain_then.items():
+            touched = None if self.recorder.networks and name not in self.recorder.networks else state.touched()
+            if touched is not None:
+                raise CannotProbe(f"it changes {touched} of its {name} from step to step")
 
     # ---- the networks -----------------------------------------------------------------------------------------
 
@@ -285,7 +299,7 @@ class _Run(Shadow):
             else:
                 call.output, apart = ask(module, args, kwargs, self.recording.rows)
                 recorder.doubted |= set() if apart else {name}
-            recorder.asked[name] = call
+            recorder.asked[name], self.asked_really = call, True
         self.calls.append(call)
         return kept(call.output)
 

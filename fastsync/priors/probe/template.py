@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from .nested import leaves, mapped
+from .nested import leaves
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class CallTemplate:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    @property
+    @cached_property
     def nodes(self) -> list[Any]:
         """All nodes."""
         return list(leaves([self.args, self.kwargs]))
@@ -133,26 +134,31 @@ class CallTemplate:
             outputs: what the calls before gave.
         """
 
-        def fill(node: Any) -> Any:
-            if isinstance(node, Fixed):
-                return node.value
-            if isinstance(node, State):
-                return _state(node, state, rows)
-            if isinstance(node, Time):
-                values = node(t)
-                if node.dtype is None:
-                    return values[0].item()
-                return values
-            if isinstance(node, Rows):
-                value = rows[node.name]
-                if node.listed:
-                    return list(value.unbind(0)) if isinstance(value, torch.Tensor) else list(value)
-                value = torch.stack(value) if isinstance(value, list) else value
-                return value.movedim(0, node.axis) if node.axis else value
-            return list(leaves(outputs[node.call]))[node.leaf]
+        args = tuple([_filled(node, state, t, rows, outputs) for node in self.args])
+        return args, {name: _filled(node, state, t, rows, outputs) for name, node in self.kwargs.items()}
 
-        args, kwargs = mapped(fill, [self.args, self.kwargs])
-        return args, kwargs
+
+def _filled(node: Any, state: torch.Tensor, t: torch.Tensor, rows: Mapping[str, Any], outputs: Sequence[Any]) -> Any:
+    """The value of a tree of nodes; one pass without closures, since every evaluation waits for it."""
+    kind = type(node)
+    if kind is Fixed:
+        return node.value
+    if kind is Rows:
+        value = rows[node.name]
+        if node.listed:
+            return list(value.unbind(0)) if isinstance(value, torch.Tensor) else list(value)
+        value = torch.stack(value) if isinstance(value, list) else value
+        return value.movedim(0, node.axis) if node.axis else value
+    if kind is State:
+        return _state(node, state, rows)
+    if kind is Time:
+        values = node(t)
+        return values[0].item() if node.dtype is None else values
+    if kind is Output:
+        return list(leaves(outputs[node.call]))[node.leaf]
+    if kind is list or kind is tuple:
+        return kind([_filled(part, state, t, rows, outputs) for part in node])
+    return kind(**{name: _filled(part, state, t, rows, outputs) for name, part in node.items()})
 
 
 def _state(node: State, state: torch.Tensor, rows: Mapping[str, Any]) -> Any:
@@ -161,5 +167,6 @@ def _state(node: State, state: torch.Tensor, rows: Mapping[str, Any]) -> Any:
         constant = rows[node.beside]
         constant = torch.stack(constant) if isinstance(constant, list) else constant
         x = torch.cat([constant, x] if node.before else [x, constant], node.dim)
-    x = x.reshape(len(x), *node.shape)
+    if x.shape[1:] != node.shape:
+        x = x.reshape(len(x), *node.shape)
     return list(x.unbind(0)) if node.listed else x

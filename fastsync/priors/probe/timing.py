@@ -24,8 +24,11 @@ def own_steps(schedule: NoiseSchedule, recording: Recording, num_inference_steps
         raise CannotProbe(
             f"it sets its times by {', '.join(unknown)}" if unknown else "its scheduler's set_timesteps is not called"
         )
-    if schedule.solver == "ddim" and schedule.kind == "vp":
-        return schedule.steps(num_inference_steps, eta)
+    if schedule.solver == "ddim" and schedule.kind == "vp" and schedule.scheduler_name != "DDIMScheduler":
+        # DDIM in the place of the pipeline's own scheduler, at times of its own, from where the pipeline begins.
+        table = schedule.steps(num_inference_steps, eta)
+        first = float(torch.as_tensor(recording.steps[0].t))
+        return table if recording.start is None else table.after(int((table.timesteps[:-1] > first).sum()))
     table = schedule.steps(num_inference_steps, eta, **given)
     times = torch.stack([torch.as_tensor(step.t).double().cpu().reshape(()) for step in recording.steps])
     skipped = len(table) - len(times)

@@ -25,7 +25,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 import fastsync as fs
 
-ON_CPU = 4  # windows a call that are chosen there: a CPU gains nothing by more, and pays for the memory
+ON_CPU = 64 * 64  # cells a call that are chosen there: a CPU gains nothing by more, and pays for the memory
 PADDING = 8  # cells that a closed picture is continued by on either side while it is decoded
 
 
@@ -209,7 +209,7 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
 
         Args:
             view_batch_size: most windows in one call of the UNet. At 1, the default, fastsync chooses: all of them, or
-                fewer where memory is too small; on a CPU four.
+                fewer where memory is too small; on a CPU as many as 64 x 64 cells hold.
 
         Raises:
             ValueError, TypeError: bad input, or a scheduler that fastsync cannot step by (the sentence says which to
@@ -272,7 +272,7 @@ class FastsyncPanoramaPipeline(StableDiffusionPipeline):
 
         size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         window = (min(self.window_size, size[0]), min(self.window_size, size[1]))
-        chosen = ON_CPU if device.type == "cpu" else "auto"
+        chosen = max(1, ON_CPU // (window[0] * window[1])) if device.type == "cpu" else "auto"
         batch = view_batch_size if view_batch_size != 1 else chosen
         if latents is None:
             shape = (count, self.unet.config.in_channels, *size)
