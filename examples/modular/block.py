@@ -107,20 +107,21 @@ class SyncWideBlock(ModularPipelineBlocks):
         guidance = block_state.guidance_scale
         if guidance is None:
             guidance = guidance_of(getattr(components, "guider", None))
-        sync = fs.SyncPipeline(self.plain_pipeline(components, encoded), guidance_scale=guidance)
+        sync = fs.SyncPipeline(self.plain_pipeline(components), guidance_scale=guidance)
         out = sync.wide(None if encoded else block_state.prompt, progress=block_state.progress, **given)
         block_state.images, block_state.latents, block_state.parameters = out.images, out.latents, out.parameters
         self.set_block_state(state, block_state)
         return components, state
 
-    def plain_pipeline(self, components: Any, encoded: bool) -> diffusers.DiffusionPipeline:
-        """The pipeline that is not modular, around the same components; ``encoded``: it gets no prompts to encode."""
+    def plain_pipeline(self, components: Any) -> diffusers.DiffusionPipeline:
+        """The pipeline that is not modular, around the same components."""
+        # Without text encoders many a pipeline still works: with embeddings, or with one of several encoders.
         missing = [
             spec.name
             for spec in self.expected_components
             if components.components[spec.name] is None
             and spec.name not in self.pipeline_class._optional_components
-            and not (encoded and spec.type_hint is not None and spec.type_hint.__module__.startswith("transformers"))
+            and not getattr(spec.type_hint, "__module__", "").startswith("transformers")
         ]
         if missing:
             raise ValueError(
