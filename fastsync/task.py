@@ -330,7 +330,7 @@ def run(
         "preset": options.get("preset"),
         "method_settings": method.recorded(repr),
         "num_inference_steps": steps,
-        "guidance_scale": told.guidance.scale,
+        "guidance_scale": told.scale,
         "guidance_rescale": told.guidance.rescale,
         "guidance_interval": list(told.guidance.interval),
         "eta": eta,

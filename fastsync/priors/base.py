@@ -306,7 +306,7 @@ class PipelinePrior(Prior):
             size = self.window_pixels if request.size is None else request.size
             cond, uncond = self.with_places(cond, uncond, request.places, size)
         guidance = Guidance(self.default_guidance) if request.guidance is None else request.guidance
-        return Told(*self.guided(cond, uncond, guidance))
+        return Told(*self.guided(cond, uncond, guidance), scale=guidance.scale)
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None

@@ -15,7 +15,7 @@ from ..guidance import Guidance
 from .base import Prediction
 from .called import CalledPrior
 from .probe import describing
-from .probe.calling import groups, guidance_argument
+from .probe.calling import groups, guidance_argument, own_scale
 from .probe.guidance import RULES, Combination
 from .probe.learning import check, learn, learn_tail, torch_rows
 from .probe.nested import same
@@ -237,7 +237,8 @@ class ProbedPrior(CalledPrior):
         if found[0][1] is not None:
             rows = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
             start = self.layout.unpacked(rows)
-        return Told(cond, uncond, self._guidance(self._learnt.combination, request), start)
+        guidance = self._guidance(self._learnt.combination, request)
+        return Told(cond, uncond, guidance, start, own_scale(calling, request, guidance, guided))
 
     def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
         """Rows of both halves and starting latents of views whose calls differ in their texts alone."""

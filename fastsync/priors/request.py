@@ -78,13 +78,15 @@ class Told(NamedTuple):
 
     Attributes:
         cond, uncond: conditions of all views; ``uncond`` None where the network is not guided by one.
-        guidance: what runs, the pipeline's own where the request had none. Metadata record it: asking for it again
-            makes the same picture. It combines ``cond`` and ``uncond``; without ``uncond`` it has no effect on the run.
+        guidance: how ``cond`` and ``uncond`` are combined; without ``uncond`` it has no effect on the run.
         start: clean views [N, C, h, w] that the run begins from, with the noise of its first time, where the pipeline
             begins so (image to image); else None.
+        scale: the guidance scale in the terms of the pipeline's call, by which the run can be asked for again; None
+            for what the call makes of none. Metadata record it.
     """
 
     cond: torch.Tensor | Conditions | None
     uncond: torch.Tensor | Conditions | None
     guidance: Guidance
     start: torch.Tensor | None = None
+    scale: float | None = None

@@ -8,7 +8,8 @@ import torch
 import fastsync as fs
 from fastsync import priors
 from fastsync.priors import ViewRequest
-from fastsync.priors.wrapping import check_names
+from fastsync.priors.probe import Recorder
+from fastsync.priors.probe.calling import Calling
 
 PROMPTS = ["a cat", "a dog", "grey"]
 
@@ -23,9 +24,14 @@ def test_it_is_prompts_places_and_guidance():
     prior = priors.wrap(families.make_xl_pipeline())
     guidance, places = fs.Guidance(3.0, interval=(0.0, 0.5)), [(0, 0), (0, 8), (0, 16)]
     told = prior.told(ViewRequest(3, PROMPTS, "red", guidance, places, (16, 32)))
-    cond, uncond = prior.with_places(*prior.encode_prompt(PROMPTS, "red"), places, (16, 32))
-    same(told.cond, cond), same(told.uncond, uncond)
-    assert told.guidance == guidance and told.start is None
+    ids = torch.tensor([[16.0, 32.0, y, x, 16.0, 16.0] for y, x in places])
+    for half, texts in ((told.cond, PROMPTS), (told.uncond, ["red"] * 3)):
+        with torch.no_grad():
+            text, _, pooled, _ = prior.pipe.encode_prompt(texts, do_classifier_free_guidance=True)
+        torch.testing.assert_close(half["unet.encoder_hidden_states"], text)
+        torch.testing.assert_close(half["unet.added_cond_kwargs.text_embeds"], pooled)
+        assert torch.equal(half["unet.added_cond_kwargs.time_ids"], ids)
+    assert told.guidance == guidance and told.start is None and told.scale == 3.0
 
 
 def test_it_is_prompts_and_control():
@@ -46,7 +52,7 @@ def test_a_told_guidance_is_recorded_as_it_was_asked_for():
     prior = priors.wrap(families.make_flux_pipeline())
     for asked, scale in ((None, 3.5), (fs.Guidance(6.0), 6.0)):
         told = prior.told(ViewRequest(1, ["a cat"], guidance=asked))
-        assert told.cond["guidance"].tolist() == [scale] and told.uncond is None and told.guidance.scale == scale
+        assert told.cond["transformer.guidance"].tolist() == [scale] and told.uncond is None and told.scale == scale
 
 
 def test_a_backdrop_passes_the_request_on():
@@ -107,25 +113,29 @@ def test_windows_are_in_pixels(make, window, cells):
     assert priors.wrap(make(), window=list(window)).window == cells
 
 
-@pytest.mark.parametrize("make, step", [(tiny.make_pipeline, 4), (families.make_flux_pipeline, 4)])
-def test_windows_fill_the_networks_cells(make, step):
+def test_windows_fill_the_networks_cells():
     for side in (1, 2, 3, 10):
-        with pytest.raises(
-            ValueError, match=f"the window's width must be a multiple of {step} pixels for .*, got {side}:"
-        ):
-            priors.wrap(make(), window=(16, side))
+        with pytest.raises(ValueError, match=f"the window's width must be a multiple of 4 pixels for .*, got {side}:"):
+            priors.wrap(tiny.make_pipeline(), window=(16, side))
+    with pytest.raises(ValueError, match="window is 16 x 18 pixels, and FluxPipeline makes views of 16 x 16 of it"):
+        priors.wrap(families.make_flux_pipeline(), window=(16, 18))
 
 
 def test_names_of_the_pipelines_own_call():
+    def asked(pipe, names):
+        return Calling(Recorder(pipe), None, names, None)
+
     pipe = families.make_flux_pipeline()
-    check_names(pipe, {"true_cfg_scale": 2.0, "max_sequence_length": 8})
+    asked(pipe, {"true_cfg_scale": 2.0, "max_sequence_length": 8})
     with pytest.raises(
-        ValueError, match="'clip_skip', which the call of FluxPipeline does not take: it takes prompt, .*true"
+        ValueError, match="'clip_skip', which the call of FluxPipeline does not take: it takes prompt_2, .*true"
     ):
-        check_names(pipe, {"clip_skip": 1})
+        asked(pipe, {"clip_skip": 1})
     for wrong in ([1], {1: 2}, "clip_skip"):
         with pytest.raises(TypeError, match="pipe_kwargs must be a dictionary"):
-            check_names(pipe, wrong)
+            asked(pipe, wrong)
+    with pytest.raises(ValueError, match="pipe_kwargs has 'guidance_scale', which fastsync sets itself"):
+        asked(pipe, {"guidance_scale": 2.0})
 
     class Handing(type(pipe)):
         """One argument of its own, the rest of its base class."""
@@ -133,17 +143,12 @@ def test_names_of_the_pipelines_own_call():
         def __call__(self, colour=None, **kwargs):
             return super().__call__(**kwargs)
 
-    class Anything:
-        def __call__(self, **kwargs):
-            pass
-
-    handing = object.__new__(Handing)
-    check_names(handing, {"colour": 1, "true_cfg_scale": 2.0})
+    handing = Handing(**pipe.components)
+    asked(handing, {"colour": 1, "true_cfg_scale": 2.0})
     with pytest.raises(
-        ValueError, match="'clip_skip', which the call of Handing does not take: it takes colour, prompt"
+        ValueError, match="'clip_skip', which the call of Handing does not take: it takes colour, prompt_2"
     ):
-        check_names(handing, {"clip_skip": 1})
-    check_names(Anything(), {"whatever": 1})
+        asked(handing, {"clip_skip": 1})
 
 
 # ---- repr ---------------------------------------------------------------------------------------------------------
@@ -152,14 +157,16 @@ def test_names_of_the_pipelines_own_call():
 def test_a_prior_says_what_is_known_of_it():
     text = repr(priors.wrap(families.make_xl_pipeline(), window=(16, 24)))
     assert text.splitlines() == [
-        "SDXLPrior of StableDiffusionXLPipeline",
-        "  asked by    adapter",
+        "ProbedPrior of StableDiffusionXLPipeline",
+        "  asked by    probe",
         "  window      16 x 24 pixels, views [4, 8, 12]",
         "  scheduler   EulerDiscreteScheduler, run as euler",
         "  network     float32 on cpu",
-        "  conditions  text, pooled, time_ids",
-        "  guidance    5 by default",
+        "  guidance    u + 5 (c - u) of halves of one call",
         "  control     none",
+        "  call 1      unet(0: state [4, 8, 12], 1: t, encoder_hidden_states: rows, "
+        "added_cond_kwargs: {text_embeds: rows, time_ids: rows}, return_dict: False)",
+        "  state       views [4, 8, 12]",
     ]
     assert "control     a picture of each view" in repr(priors.wrap(tiny.make_control_pipeline()))
     by_ddim = repr(priors.wrap(families.make_xl_pipeline(), solver="ddim"))

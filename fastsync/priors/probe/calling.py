@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import shown
+from ...guidance import Guidance
 from ..request import ByView, ViewRequest
 from ..runtime import networks_of
 from .nested import same
@@ -34,6 +35,7 @@ _OWN = {
     "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
     "return_dict": "the output of the task",
 }
+_GUIDANCE = ("guidance_scale", "true_cfg_scale")
 _COUNTS = ("num_images_per_prompt", "batch_size")
 _TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
@@ -98,6 +100,11 @@ class Calling:
     def takes(self, argument: str) -> bool:
         """Whether the pipeline's call has an argument of this name."""
         return argument in self._takes
+
+    def default(self, argument: str) -> Any:
+        """The default of an argument of the pipeline's call; None where it has none."""
+        found = self._takes[argument].default if self.takes(argument) else None
+        return None if found is inspect.Parameter.empty else found
 
     def seed(self, seed: int) -> None:
         """Seed what the pipeline itself draws, such as the latents of pictures that it encodes."""
@@ -283,7 +290,7 @@ def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest
     if request.guidance is None:
         return {}
     scale = request.guidance.scale
-    for argument in ("guidance_scale", "true_cfg_scale"):
+    for argument in _GUIDANCE:
         if not calling.takes(argument) or argument in calling.given:
             continue
         found = []
@@ -298,3 +305,14 @@ def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest
         f"guidance_scale={scale:g} has no effect on {type(recorder.pipe).__name__}: leave it out, or give what its "
         "guidance needs beside it, such as a negative prompt."
     )
+
+
+def own_scale(calling: Calling, request: ViewRequest, guidance: Guidance, guided: bool) -> float | None:
+    """The guidance scale in the terms of the pipeline's call: the caller's, or the call's own default."""
+    if request.guidance is not None:
+        return request.guidance.scale
+    defaults = {name: calling.default(name) for name in _GUIDANCE if name not in calling.given}
+    numbers = [float(value) for value in defaults.values() if isinstance(value, (int, float))]
+    if not guided:
+        return next(iter(numbers), None)
+    return next((number for number in numbers if guidance.scale in (number, 1.0 + number)), None)
