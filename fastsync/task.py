@@ -222,10 +222,10 @@ def check_prompts(
 def example(prompts: Any, guidance_scale: float | Guidance | None, options: Options) -> ViewRequest | None:
     """The kind of request that a task is going to make, for one view; None where the arguments are not what they
     should be, which is refused later."""
-    texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
+    texts = [prompts] if isinstance(prompts, str) else prompts or []
     chosen, negative = options.get("guidance_scale"), options.get("negative_prompt")
     chosen = guidance_scale if chosen is None else chosen
-    if any(not isinstance(text, str) for text in texts):
+    if not isinstance(texts, (list, tuple)) or any(not isinstance(text, (str, type(None))) for text in texts):
         return None
     told = next((text for text in texts if text), None)
     if told is None and not brings_embeddings(options):
@@ -288,7 +288,7 @@ def run(
         size=size,
         control=control,
         pipe_kwargs=pipe_kwargs,
-        seed=generator.initial_seed(),
+        seed=generator.initial_seed() if isinstance(generator, torch.Generator) else 0,
     )
     try:
         told = prior.told(request)

@@ -120,10 +120,12 @@ def test_precision_is_that_of_the_finest_value():
     prior = fs.FunctionPrior(of_two, ddim(), SHAPE)
     whole, fine = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
     for kind in (dict, Conditions):
-        assert state_dtype(prior, kind({"a": whole, "b": fine}), None) == torch.float64
-        assert state_dtype(prior, kind({"a": whole, "b": [whole, fine]}), None) == torch.float64
-        assert state_dtype(prior, kind({"a": whole, "b": whole}), None) == torch.float32
-    assert state_dtype(prior, fine, None) == torch.float64 and state_dtype(prior, whole, None) == torch.float32
+        assert state_dtype(prior, kind({"a": whole, "b": fine}), None, None) == torch.float64
+        assert state_dtype(prior, kind({"a": whole, "b": [whole, fine]}), None, None) == torch.float64
+        assert state_dtype(prior, kind({"a": whole, "b": whole}), None, None) == torch.float32
+    assert (
+        state_dtype(prior, fine, None, None) == torch.float64 and state_dtype(prior, whole, None, None) == torch.float32
+    )
     assert sampled(of_two, {"text": randn(1, *SHAPE), "control": randn(1, 3)}).views.dtype == torch.float64
     single = fs.FunctionPrior(lambda x, t, c: c["text"].to(x.dtype) * x, ddim(), SHAPE)
     for text, dtype in ((fine.reshape(1, 1, 1, 1), torch.float64), (whole.reshape(1, 1, 1, 1), torch.float32)):
@@ -226,7 +228,7 @@ shared = Conditions({"text": ones(1, 5)}, {"ids": ones(3)})
         (ones(3, 5), None, ValueError, ["cond must hold 1 condition", "4", "[3, 5]"]),
         ({"a": [ones(5), ones(4)]}, None, ValueError, ["cond['a']", "1", "4", "a list of 2"]),
         ({"a": ones(1, 5), "b": "text"}, None, TypeError, ["'b'", "'text'", "shared={...}"]),
-        ({"a": [ones(1), "text"]}, None, TypeError, ["'a'", "torch.Tensor or a list of them"]),
+        ({"a": [ones(1), "text"]}, None, ValueError, ["cond['a']", "1", "4", "a list of 2"]),
         ({}, None, ValueError, ["at least one value", "pass None"]),
         ({"a": []}, None, ValueError, ["'a'", "a row for each view"]),
         ({"a": torch.tensor(1.0)}, None, ValueError, ["'a'", "a row for each view", "[]"]),

@@ -15,7 +15,12 @@ from fastsync import priors
 from fastsync.priors import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 ELSEWHERE = [f"{name}.md" for name in ("DESIGN", "HOUSE", "ROWS")]  # of those who plan, not of the repository
 
 
@@ -147,7 +152,7 @@ def test_an_adapter_of_ones_own(given, monkeypatch):
     )  # fmt: skip
     pipe = TilesPipeline(unet, tiny.make_scheduler()).to(torch.float64)
     with pytest.raises(ValueError, match="TilesPipeline"):
-        fs.SyncPipeline(pipe)
+        fs.SyncPipeline(pipe).wide("marble", width=16)
     exec(*blocks(HOW, "from fastsync.diffusion import NoiseSchedule"), given | {"pipe": pipe})
     prior = priors.wrap(pipe)
     assert type(prior).__name__ == "TilesPrior" and prior.view_shape == (3, 16, 16) and prior.dtype == torch.float64

@@ -29,7 +29,8 @@ class AskedPrior(fs.DiffusersPrior):
     def told(self, request):
         self.asked.append(request)
         cond, uncond = self.encode_prompt(request.prompts or "embedded", request.negative_prompt)
-        return Told(cond, uncond, request.guidance or fs.Guidance(4.5))
+        guidance = request.guidance or fs.Guidance(4.5)
+        return Told(cond, uncond, guidance, scale=guidance.scale)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def asked(monkeypatch):
     """Tasks ask an ``AskedPrior``; its requests."""
     wrap = priors.wrap
 
-    def wrapped(pipe, *, pipe_kwargs=None, conditioning_scale=None, **settings):
+    def wrapped(pipe, *, pipe_kwargs=None, conditioning_scale=None, example=None, num_inference_steps=None, **settings):
         return AskedPrior(pipe, window=wrap(pipe, **settings).window, runtime=settings["runtime"])
 
     monkeypatch.setattr(priors, "wrap", wrapped)
@@ -240,10 +241,11 @@ def test_no_guidance_is_the_pipelines_own_and_recorded(asked, pipe, task):
     assert asked[-1].guidance == fs.Guidance(2.0)
 
 
-def test_adapters_record_their_pipelines_own_guidance(pipe):
-    for made, scale in ((pipe, 7.5), (families.make_xl_pipeline(), 5.0), (families.make_flux_pipeline(), 3.5)):
+def test_the_pipelines_own_guidance_is_recorded(pipe):
+    xl, flux = families.make_xl_pipeline(), families.make_flux_pipeline()
+    for made, scale, way in ((pipe, 7.5, "adapter"), (xl, 5.0, "probe"), (flux, 3.5, "probe")):
         parameters = fs.SyncPipeline(made).wide("a cat", width=28, **SETTINGS).parameters
-        assert parameters["guidance_scale"] == scale and parameters["prior"] == "adapter"
+        assert parameters["guidance_scale"] == scale and parameters["prior"] == way
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -307,16 +309,19 @@ def test_arguments_that_are_the_tasks_own(pipe, task, given, error, message):
         TASKS[task](fs.SyncPipeline(pipe), pipe_kwargs=given, **SETTINGS)
 
 
-def test_an_adapter_makes_no_call_of_the_pipelines(pipe):
+def test_further_arguments_go_to_the_pipelines_own_call(pipe):
     sync = fs.SyncPipeline(pipe)
     with pytest.raises(
-        ValueError, match="'colour', which the call of StableDiffusionPipeline does not take: it takes pr"
+        ValueError, match="'colour', which the call of StableDiffusionPipeline does not take: it takes time"
     ):
         sync.wide("a cat", pipe_kwargs={"colour": 1}, **SETTINGS)
-    with pytest.raises(
-        ValueError, match="pipe_kwargs has 'clip_skip' for the call of StableDiffusionPipeline, but its"
-    ):
-        sync.wide("a cat", pipe_kwargs={"clip_skip": 1}, **SETTINGS)
+    plain = sync.wide("a cat", **SETTINGS)
+    same = sync.wide("a cat", pipe_kwargs={"guidance_rescale": 0.0}, **SETTINGS)
+    other = sync.wide("a cat", pipe_kwargs={"guidance_rescale": 0.7}, **SETTINGS)
+    assert plain.parameters["prior"] == "adapter" and other.parameters["prior"] == "probe"
+    assert other.parameters["guidance_rescale"] == 0.7 and other.parameters["pipe_kwargs"] == {"guidance_rescale": 0.7}
+    torch.testing.assert_close(same.latents, plain.latents, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(other.latents, plain.latents, atol=1e-3)
 
 
 # ---- records ------------------------------------------------------------------------------------------------------

@@ -321,10 +321,11 @@ def test_other_pipelines_are_refused(pipe):
     refused(lambda: ControlNetPrior(tiny.make_pipeline()), "no ControlNet", "priors.wrap")
     refused(lambda: fs.DiffusersPrior(pipe), "a ControlNet", "priors.wrap")
     several = tiny.make_control_pipeline(controlnet=MultiControlNetModel([pipe.controlnet, pipe.controlnet]))
-    refused(lambda: priors.wrap(several), "MultiControlNetModel", "single ControlNet")
+    refused(lambda: ControlNetPrior(several), "MultiControlNetModel", "single ControlNet")
+    assert type(priors.wrap(several)) is fs.ProbedPrior
     wide = tiny.make_controlnet(tiny.make_unet(cross_attention_dim=24))
     refused(lambda: priors.wrap(tiny.make_control_pipeline(controlnet=wide)), "width 24", "16")
     pooled = tiny.make_controlnet(pipe.unet)
     pooled.register_to_config(global_pool_conditions=True)
-    refused(lambda: priors.wrap(tiny.make_control_pipeline(controlnet=pooled)), "global_pool_conditions")
+    refused(lambda: ControlNetPrior(tiny.make_control_pipeline(controlnet=pooled)), "global_pool_conditions")
     refused(lambda: ControlNetPrior(pipe, conditioning_scale="much"), "conditioning_scale")

@@ -138,13 +138,17 @@ def controlled(pipe):
     ],
 )
 def test_pipelines_of_another_kind_are_refused_in_one_sentence(make, words):
-    pipe = make()
-    for wrap in (fs.DiffusersPrior, fs.SyncPipeline):
-        with pytest.raises(ValueError) as caught:
-            wrap(pipe)
-        message = str(caught.value)
-        assert words in message and "pass" in message
-        assert "\n" not in message and len(message) < 300
+    with pytest.raises(ValueError) as caught:
+        fs.DiffusersPrior(make())
+    message = str(caught.value)
+    assert words in message and "pass" in message
+    assert "\n" not in message and len(message) < 300
+
+
+@pytest.mark.parametrize("make", [Bare, lambda: None])
+def test_what_is_no_pipeline_is_refused_in_one_sentence(make):
+    with pytest.raises(ValueError, match="is no diffusers pipeline: pass one, or wrap your network with"):
+        fs.SyncPipeline(make())
 
 
 def test_wrong_windows_are_refused(pipe):

@@ -127,7 +127,7 @@ class Calling:
         cell = getattr(self._pipe, "vae_scale_factor", None)
         size = getattr(self._pipe, "default_sample_size", None)
         for network in networks_of(self._pipe):
-            size = size or getattr(network.config, "sample_size", None)
+            size = size or getattr(getattr(network, "config", None), "sample_size", None)
         if not size or not cell or not (self.takes("height") and self.takes("width")):
             return None
         height, width = (size, size) if isinstance(size, int) else size
