@@ -62,6 +62,7 @@ def wrap(
         prior = _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
         check_adapter(prior, adapter)
         return prior
+    check_fit(pipe)
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
         try:
