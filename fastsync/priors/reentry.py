@@ -269,7 +269,8 @@ class ReenteredPrior(CalledPrior):
             calls = Calls(tuple(different), tuple(group_numbers(different)), request.seed)
             cond = Conditions({CALL: numbers}, {CALLS: calls})
             start = None if starts[0] is None else torch.cat([starts[number] for number in numbers])  # type: ignore[misc]
-        return Told(cond, None, Guidance(self._own_guidance()) if asked is None else asked, start)
+            scale = self._own_guidance() if asked is None else asked.scale
+        return Told(cond, None, Guidance(1.0), start, scale)
 
     def _start(self, call: Mapping[str, Any]) -> torch.Tensor | None:
         """The clean view that a call begins from, if it does so."""

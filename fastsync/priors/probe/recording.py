@@ -164,7 +164,7 @@ class Recorder:
             except CannotProbe:
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).rstrip(".")
                 reason = reason if len(reason) < 160 else reason[:157] + "..."
                 raise CannotProbe(f"its own call raised {type(error).__name__}: {reason}") from error
             finally:
@@ -256,7 +256,7 @@ class _Run(Shadow):
             raise CannotProbe("it changes the state between two steps of its scheduler, as inpainting by blending does")
         if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
             raise CannotProbe(
-                f"it hands its scheduler {shown(getattr(sample, 'shape', sample))} for {recording.rows} "
+                f"it hands its scheduler {list(sample.shape) if isinstance(sample, torch.Tensor) else shown(sample)} for {recording.rows} "
                 "pictures, where one row a picture is needed"
             )
         if not self.calls:
