@@ -129,12 +129,18 @@ class ProbedPrior(CalledPrior):
         return torch.cat(outputs)[order.argsort()]
 
     def _checked(self, cond: Conditions | None) -> Conditions:
-        if cond is None or RECIPES not in cond.shared:
-            raise ValueError(
-                f"cond is {cond!r}, but {type(self.pipe).__name__} is asked by what was learnt of its call: pass what "
-                "prior.told(request) or prior.encode_prompt(prompt) gives."
-            )
-        return cond
+        wrong = repr(cond)
+        if cond is not None and RECIPES in cond.shared:
+            known = {name for recipe in cond[RECIPES] for name in recipe.names}
+            missing = known - cond.rows.keys()
+            foreign = cond.rows.keys() - known - {RECIPE, VIEW_LABELS}
+            if not missing and not foreign:
+                return cond
+            wrong = f"without {sorted(missing)[0]!r}" if missing else f"with {sorted(foreign)[0]!r} beside it"
+        raise ValueError(
+            f"cond is {wrong}, but {type(self.pipe).__name__} is asked by what was learnt of its call: pass what "
+            "prior.told(request) or prior.encode_prompt(prompt) gives."
+        )
 
     @staticmethod
     def _parts(
@@ -332,6 +338,11 @@ class ProbedPrior(CalledPrior):
         """A call of so many steps, each of which is one that was learnt."""
         if self._run is None or self._run[0] != count:
             recording = self._recorder.record(self._calling.repeated(self._call, 1, count), 1)
+            if any(bool(torch.as_tensor(step.t).isnan().any()) for step in recording.steps):
+                raise ValueError(
+                    f"num_inference_steps={count} gives {type(self.pipe).__name__} times that are no numbers: take "
+                    "more steps."
+                )
             self._learnt.replay(recording)
             self._run = count, recording
         return self._run[1]

@@ -6,9 +6,10 @@ import tiny_pipelines as tiny
 import torch
 from contracts.prior import VIEWS, FunctionContract, PriorContract
 from exact_priors import ddim, flow, nonlinear, randn
+from families import FAMILIES
 
 import fastsync as fs
-from fastsync.priors import BackdropPrior
+from fastsync.priors import BackdropPrior, ProbedPrior
 
 
 class TestFunction(FunctionContract):
@@ -90,29 +91,61 @@ class TestDeepFloyd(PriorContract):
         return pipe if dtype == torch.float32 else pipe.to(dtype)
 
 
-class TestSDXL(PriorContract):
-    names = ("text", "pooled", "time_ids")
+class ProbedContract(PriorContract):
+    """What probing has learnt keeps the contract of adapters."""
+
+    window = None
+    pipe_kwargs: dict = {}
+    of_texts: tuple[str, ...] = ()
+
+    def make_prior(self, pipe, **settings):
+        prior = super().make_prior(pipe, **{"window": self.window, "pipe_kwargs": self.pipe_kwargs, **settings})
+        assert type(prior) is ProbedPrior
+        return prior
+
+    def texts(self, prior, conditions):
+        return [conditions[name] for name in self.of_texts]
+
+
+class TestSDXL(ProbedContract):
+    of_texts = ("unet.encoder_hidden_states", "unet.added_cond_kwargs.text_embeds")
+    names = (*of_texts, "unet.added_cond_kwargs.time_ids", "recipes")
 
     def make_pipe(self, dtype=torch.float32):
         return families.make_xl_pipeline(dtype=dtype)
 
 
-class TestFlux(PriorContract):
-    names = ("text", "pooled", "guidance", "text_ids", "image_ids")
+class ProbedTransformer(ProbedContract):
     networks = ("transformer",)
-    switches = ("compile",)  # no convolutions, and attention of its own kind
+    switches = ("compile",)  # attention of its own kind, and hardly a convolution
 
     @pytest.fixture(autouse=True)
-    def double_rotation(self, monkeypatch):
-        """diffusers rotates queries and keys in float32, whatever the network computes in."""
-        from diffusers.models.transformers import transformer_flux
+    def double(self, monkeypatch):
+        """diffusers' transformers rotate, norm and attend in float32, whatever they compute in."""
+        own, own_to = torch.Tensor.float, torch.Tensor.to
 
-        def rotated(x, angles, **_):
-            cos, sin = (part.to(x.dtype)[None, :, None] for part in angles)
-            real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
-            return x * cos + torch.stack([-imaginary, real], -1).flatten(-2) * sin
+        def to(x, *args, **kwargs):
+            narrower = x.dtype == torch.float64 and x.ndim > 2 and torch.float32 in (*args, kwargs.get("dtype"))
+            return x if narrower else own_to(x, *args, **kwargs)
 
-        monkeypatch.setattr(transformer_flux, "apply_rotary_emb", rotated)
+        monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else own(x))
+        monkeypatch.setattr(torch.Tensor, "to", to)
+
+
+class TestSD3(ProbedTransformer):
+    of_texts = ("transformer.encoder_hidden_states", "transformer.pooled_projections")
+    names = (*of_texts, "recipes")
+    switches = ()  # diffusers names no repeated blocks of it
+    window, pipe_kwargs = (16, 16), {"max_sequence_length": 12}
+
+    def make_pipe(self, dtype=torch.float32):
+        return FAMILIES["sd3"].make(dtype=dtype)
+
+
+class TestFlux(ProbedTransformer):
+    of_texts = ("transformer.encoder_hidden_states", "transformer.pooled_projections")
+    names = (*of_texts, "transformer.guidance", "recipes")
+    pipe_kwargs = {"max_sequence_length": 12, "true_cfg_scale": 3.0}
 
     def make_pipe(self, dtype=torch.float32):
         return families.make_flux_pipeline(dtype=dtype)
@@ -122,7 +155,7 @@ class TestFlux(PriorContract):
 
 
 class TestSchnell(TestFlux):
-    names = ("text", "pooled", "text_ids", "image_ids")
+    names = (*TestFlux.of_texts, "recipes")
 
     def make_pipe(self, dtype=torch.float32):
         scheduler = families.make_flux_scheduler(shift=1.0, use_dynamic_shifting=False)
@@ -130,6 +163,36 @@ class TestSchnell(TestFlux):
 
     def times_of_ones_own(self, pipe):
         return {}
+
+
+class TestSana(ProbedTransformer):
+    of_texts = ("transformer.encoder_hidden_states",)
+    names = (*of_texts, "transformer.encoder_attention_mask", "recipes")
+    switches, sides = (), (16, 32)  # diffusers names no repeated blocks of it
+    window, pipe_kwargs = (32, 32), {"complex_human_instruction": None, "max_sequence_length": 16}
+
+    def make_pipe(self, dtype=torch.float32):
+        pipe = FAMILIES["sana"].make()
+        for part in (pipe.transformer, pipe.vae):  # the text encoder's padding is not a number in float64
+            part.to(dtype)
+        return pipe
+
+
+class TestQwen(ProbedTransformer):
+    of_texts = ("transformer.encoder_hidden_states",)
+    names = (*of_texts, "transformer.img_shapes", "recipes")
+    few = 2  # of a single one it makes no time
+    window, pipe_kwargs = (16, 16), {"max_sequence_length": 12}
+
+    def make_pipe(self, dtype=torch.float32):
+        return FAMILIES["qwen-image"].make(dtype=dtype)
+
+    def times_of_ones_own(self, pipe):
+        return {"mu": 0.7}
+
+    def texts(self, prior, conditions):
+        # A batch is as long as its longest text.
+        return [torch.stack([row[:4] for row in rows]) for rows in super().texts(prior, conditions)]
 
 
 def with_backdrop(told, prior, count):
@@ -150,4 +213,4 @@ def test_no_family_is_left_out():
 
 
 def _is_case(value):
-    return isinstance(value, type) and issubclass(value, PriorContract) and value is not PriorContract
+    return isinstance(value, type) and issubclass(value, PriorContract) and value.__name__.startswith("Test")

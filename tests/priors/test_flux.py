@@ -1,4 +1,4 @@
-"""FluxPrior on tiny real pipelines: diffusers' own pictures, packed and unpacked, guidance told and true."""
+"""FLUX, probed: diffusers' own pictures, packed and unpacked, guidance told and true."""
 
 import functools
 
@@ -11,7 +11,7 @@ from exact_priors import randn, relative
 
 import fastsync as fs
 from fastsync import priors
-from fastsync.priors import Compiler, Runtime
+from fastsync.priors import Compiler, Runtime, ViewRequest
 
 WINDOW = fs.WideCanvas((8, 8), (8, 8), 8)
 P = tiny.PIXELS
@@ -35,10 +35,17 @@ def own(pipe, height=P, width=P, **settings):
     return FluxPipeline._unpack_latents(latents, height, width, tiny.SCALE)
 
 
-def sampled(prior, negative=None, **settings):
-    cond, uncond = prior.encode_prompt("a cat", negative)
+def wrapped(pipe, window=None, **pipe_kwargs):
+    return priors.wrap(pipe, window=window, pipe_kwargs=pipe_kwargs)
+
+
+def sampled(prior, negative=None, guidance=None, **settings):
+    told = prior.told(ViewRequest(1, ["a cat"], negative, None if guidance is None else fs.Guidance(guidance)))
     canvas = fs.WideCanvas(prior.window, prior.window, prior.window)
-    given = {"cond": cond, "uncond": uncond, "num_inference_steps": 6, "generator": generator()}
+    given = {
+        "cond": told.cond, "uncond": told.uncond, "guidance_scale": told.guidance, "num_inference_steps": 6,
+        "generator": generator(),
+    }  # fmt: skip
     return fs.sample(prior, canvas, fs.SyncVC(iterations=1), **{**given, **settings}).canvas
 
 
@@ -52,20 +59,21 @@ def test_one_window_is_the_pipelines_own_picture(dynamic, embeds, true_guidance)
     scheduler = families.make_flux_scheduler(use_dynamic_shifting=dynamic)
     pipe = families.make_flux_pipeline(scheduler=scheduler, guidance_embeds=embeds)
     expected = own(pipe, negative_prompt="grey", true_cfg_scale=true_guidance, guidance_scale=2.5)
-    prior = fs.FluxPrior(pipe, embedded_guidance=2.5)
-    assert relative(sampled(prior, "grey", guidance_scale=true_guidance), expected) < 1e-4
-    assert (relative(sampled(prior, "grey", guidance_scale=2.0), expected) > 1e-4) and expected.std() > 0.5
+    prior = wrapped(pipe, true_cfg_scale=true_guidance)
+    guidance = 2.5 if embeds else None  # nothing is told to the other
+    assert relative(sampled(prior, "grey", guidance), expected) < 1e-4 and expected.std() > 0.5
+    other = wrapped(pipe, true_cfg_scale=2.0)
+    assert relative(sampled(other, "grey", guidance), expected) > 1e-4
 
 
 def test_the_shift_is_that_of_the_windows_size(pipe):
-    for window in ((8, 12), (16, 16)):
-        expected = own(pipe, 2 * window[0], 2 * window[1])
-        assert relative(sampled(fs.FluxPrior(pipe, window=window)), expected) < 1e-4
-    tables = [fs.FluxPrior(pipe, window=(side, side)).steps(6).timesteps for side in (8, 128)]
+    for window in ((16, 32), (32, 32)):
+        assert relative(sampled(wrapped(pipe, window)), own(pipe, *window)) < 1e-4
+    tables = [wrapped(pipe, (side, side)).steps(6).timesteps for side in (16, 128)]
     assert (tables[1] - tables[0])[1:].min() > 1
     exponential = families.make_flux_scheduler(time_shift_type="linear", base_image_seq_len=8, max_image_seq_len=64)
     other = families.make_flux_pipeline(scheduler=exponential)
-    assert relative(sampled(fs.FluxPrior(other)), own(other)) < 1e-4
+    assert relative(sampled(wrapped(other)), own(other)) < 1e-4
 
 
 @pytest.mark.parametrize("guidance", [None, 1.0, 6.0])
@@ -91,45 +99,48 @@ def test_pictures_are_decoded_as_the_pipeline_does(pipe):
 
 
 def test_conditions_are_the_pipelines_own(pipe):
-    prior = priors.wrap(pipe, window=(8, 12))
-    assert type(prior) is fs.FluxPrior and prior.view_shape == (4, 4, 6) and prior.window_multiple == 2
+    prior = wrapped(pipe, (16, 32))
+    assert type(prior) is priors.ProbedPrior and prior.view_shape == (4, 8, 16)
     cond, uncond = prior.encode_prompt(["a cat", "a dog"])
     with torch.no_grad():
         text, pooled, text_ids = pipe.encode_prompt(["a cat", "a dog"])
-    assert uncond is None and cond["guidance"].tolist() == [3.5]
-    for name, wanted in {"text": text, "pooled": pooled, "text_ids": text_ids}.items():
-        assert torch.equal(cond[name], wanted)
-    ids = FluxPipeline._prepare_latent_image_ids(1, 2, 3, torch.device("cpu"), torch.float32)
-    assert torch.equal(cond["image_ids"], ids) and set(cond.shared) == {"text_ids", "image_ids"}
+    assert uncond is None and cond["transformer.guidance"].tolist() == [3.5, 3.5]
+    for name, wanted in {"encoder_hidden_states": text, "pooled_projections": pooled}.items():
+        assert torch.equal(cond[f"transformer.{name}"], wanted)
+    [(network, _, named)] = [(call.network, call.args, call.kwargs) for call in cond["recipes"][0].calls]
+    ids = FluxPipeline._prepare_latent_image_ids(1, 4, 8, torch.device("cpu"), torch.float32)
+    assert network == "transformer" and torch.equal(named["img_ids"].value, ids)
+    assert torch.equal(named["txt_ids"].value, text_ids)
 
 
 def test_views_are_packed_as_the_pipeline_packs_them(pipe):
-    prior, seen = fs.FluxPrior(pipe, window=(4, 6)), []
+    prior, seen = wrapped(pipe, (16, 32)), []
+    x, cond = randn(2, 4, 8, 16, dtype=torch.float32), prior.encode_prompt("a cat")[0].select([0, 0])
     handle = pipe.transformer.register_forward_hook(
-        lambda m, given, named, out: seen.append((given[0], named["timestep"], out[0])), with_kwargs=True
+        lambda m, given, named, out: seen.append((named["hidden_states"], named["timestep"], out[0])), with_kwargs=True
     )
-    x, cond = randn(2, 4, 4, 6, dtype=torch.float32), prior.encode_prompt("a cat")[0].select([0, 0])
     raw = prior.network(x, torch.tensor([900.0, 250.0]), cond)
     handle.remove()
     [(tokens, times, out)] = seen
-    assert torch.equal(tokens, FluxPipeline._pack_latents(x, 2, 4, 4, 6))
-    assert torch.equal(raw, FluxPipeline._unpack_latents(out, 8, 12, 2)) and torch.equal(
+    assert torch.equal(tokens, FluxPipeline._pack_latents(x, 2, 4, 8, 16))
+    assert torch.equal(raw, FluxPipeline._unpack_latents(out, 16, 32, 2)) and torch.equal(
         times, torch.tensor([0.9, 0.25])
     )
 
 
 def test_each_view_may_be_told_a_guidance_of_its_own(pipe):
-    prior = fs.FluxPrior(pipe)
+    prior, name = wrapped(pipe), "transformer.guidance"
     cond = prior.encode_prompt("a cat")[0]
     canvas, values = fs.WideCanvas((8, 20), (8, 8), 6), [1.0, 3.5, 9.0]
     settings = {"num_inference_steps": 2, "latents": randn(1, 4, 8, 20, dtype=torch.float32)}
-    mixed = fs.sample(
-        prior, canvas, fs.Independent(), cond=cond.updated(guidance=torch.tensor(values)), **settings
-    ).views
+
+    def views(*values):
+        told = cond.select([0] * len(values)).updated(**{name: torch.tensor(values)})
+        return fs.sample(prior, canvas, fs.Independent(), cond=told, **settings).views
+
+    mixed = views(*values)
     for i, value in enumerate(values):
-        one = cond.updated(guidance=torch.tensor([value]))
-        views = fs.sample(prior, canvas, fs.Independent(), cond=one, **settings).views
-        changed = [relative(*pair) for pair in zip(views, mixed, strict=True)]
+        changed = [relative(*pair) for pair in zip(views(value), mixed, strict=True)]
         assert changed[i] < 1e-6 and min(changed[:i] + changed[i + 1 :]) > 1e-6
 
 
@@ -149,7 +160,7 @@ def test_compiled_blocks_give_the_same_numbers(pipe, monkeypatch):
     t = torch.tensor([900.0, 250.0])
 
     def work(**switches):
-        prior = fs.FluxPrior(pipe, runtime=Runtime.of(pipe, **switches))
+        prior = priors.wrap(pipe, runtime=Runtime.of(pipe, **switches))
         x = randn(2, *prior.view_shape, dtype=torch.float32).requires_grad_()
         with prior.sampling():
             raw = prior.network(x, t, prior.encode_prompt("a cat")[0].select([0, 0]))
@@ -161,11 +172,11 @@ def test_compiled_blocks_give_the_same_numbers(pipe, monkeypatch):
 
 
 def test_gradient_checkpointing_changes_no_number(pipe):
-    expected = sampled(fs.FluxPrior(pipe))
+    expected = sampled(wrapped(pipe))
     other = families.make_flux_pipeline()
     other.enable_model_cpu_offload(device="cpu")
     other.transformer.enable_gradient_checkpointing()
-    assert relative(sampled(fs.FluxPrior(other)), expected) < 1e-6
+    assert relative(sampled(wrapped(other)), expected) < 1e-6
 
 
 # ---- sentences --------------------------------------------------------------------------------------------------
@@ -188,23 +199,21 @@ def cached():
 
 
 def test_what_cannot_be_run_is_refused_in_one_sentence(pipe):
-    refused(lambda: fs.FluxPrior(pipe, window=(7, 8)), "window must be even", "(7, 8)")
-    refused(lambda: fs.FluxPrior(tiny.make_pipeline()), "StableDiffusionPipeline is not a FLUX", "pass a FluxPipeline")
-    refused(lambda: priors.wrap(families.make_flux_pipeline(in_channels=32)), "latents alone", "FluxPipeline")
-    refused(lambda: fs.FluxPrior(pipe, embedded_guidance="much"), "embedded_guidance", "number")
+    refused(lambda: wrapped(pipe, (18, 32)), "window is 18 x 32", "16 x 32")
+    with pytest.raises(ValueError, match="pipe_kwargs has 'true_cfg', which the call .* does not take: .* true_cfg_scale"):
+        wrapped(pipe, true_cfg=2.0)  # the names make it long
     refused(lambda: priors.wrap(cached()), "caches from step to step", "disable_cache")
     refused(lambda: priors.wrap(pipe, neighbours=priors.view_ring(3)), "neighbours", "FluxPipeline")
-    refused(lambda: fs.FluxPrior(pipe).steps(0), "num_inference_steps must be at least 1")
-    refused(lambda: fs.FluxPrior(pipe).deep_features(), "FluxPrior", "feature_reuse=False")
+    refused(lambda: wrapped(pipe).steps(0), "num_inference_steps must be at least 1")
+    refused(lambda: wrapped(pipe).deep_features(), "ProbedPrior", "feature_reuse=False")
     refused(lambda: fs.SyncPipeline(pipe, attention="sdpa"), "FluxTransformer2DModel has none")
     refused(lambda: Compiler(torch.nn.Linear(2, 2), "regional"), "those of Linear are not known", "compile='max'")
 
 
 def test_tasks_refuse_what_told_guidance_cannot_do(pipe):
     sync, settings = fs.SyncPipeline(pipe), {"width": P, "num_inference_steps": 1, "progress": False}
-    for change in (
-        {"negative_prompt": "grey"},
-        {"guidance_scale": fs.Guidance(3.5, rescale=0.5)},
-        {"guidance_scale": fs.Guidance(3.5, interval=(0.2, 0.8))},
-    ):
-        refused(lambda change=change: sync.wide("a cat", **settings, **change), "told its guidance_scale", "uncond")
+    for guidance in (fs.Guidance(3.5, rescale=0.5), fs.Guidance(3.5, interval=(0.2, 0.8))):
+        refused(
+            lambda guidance=guidance: sync.wide("a cat", guidance_scale=guidance, **settings),
+            "tells its network the guidance scale",
+        )

@@ -1,4 +1,4 @@
-"""SDXLPrior on tiny real pipelines: diffusers' own pictures, crops that know their place, VAEs that overflow."""
+"""Stable Diffusion XL, probed: diffusers' own pictures, crops that know their place, VAEs that overflow."""
 
 import pytest
 import tiny_families as families
@@ -9,7 +9,12 @@ from exact_priors import randn, relative
 
 import fastsync as fs
 from fastsync import priors
+from fastsync.priors import ViewRequest
 
+TEXT, POOLED, IDS = (
+    f"unet.{name}"
+    for name in ("encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")
+)
 WINDOW = fs.WideCanvas((8, 8), (8, 8), 8)
 SCHEDULERS = {
     "euler": families.make_xl_scheduler,
@@ -45,7 +50,7 @@ def test_one_window_is_the_pipelines_own_picture(scheduler, guidance):
         )  # fmt: skip
         assert relative(out.latents, expected) < 1e-4
         assert out.parameters["scheduler"] == type(pipe.scheduler).__name__
-    prior = fs.SDXLPrior(pipe)
+    prior = priors.wrap(pipe)
     cond, uncond = prior.encode_prompt("a cat", "grey")
     out = fs.sample(
         prior, WINDOW, fs.MultiDiffusion(), cond=cond, uncond=uncond, guidance_scale=guidance, num_inference_steps=6,
@@ -72,18 +77,18 @@ def test_defaults_are_the_pipelines_own(zeros):
 
 def test_conditions_are_the_pipelines_own(pipe):
     prior = priors.wrap(pipe, window=(16, 24))
-    assert type(prior) is fs.SDXLPrior
+    assert type(prior) is priors.ProbedPrior
     cond, uncond = prior.encode_prompt(["a cat", "a dog"], "grey")
     with torch.no_grad():
         expected = pipe.encode_prompt(["a cat", "a dog"], negative_prompt=["grey", "grey"])
-    for got, wanted in zip((cond["text"], uncond["text"], cond["pooled"], uncond["pooled"]), expected, strict=True):
+    for got, wanted in zip((cond[TEXT], uncond[TEXT], cond[POOLED], uncond[POOLED]), expected, strict=True):
         assert torch.equal(got, wanted)
-    assert cond["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]] and uncond["time_ids"] is cond["time_ids"]
+    assert cond[IDS].tolist() == [[16, 24, 0, 0, 16, 24]] * 2 == uncond[IDS].tolist()
     seen = []
     handle = pipe.unet.register_forward_pre_hook(lambda m, a, k: seen.append(k["added_cond_kwargs"]), with_kwargs=True)
     pipe("a cat", height=16, width=24, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
     handle.remove()
-    assert torch.equal(seen[0]["time_ids"], cond["time_ids"])
+    assert torch.equal(seen[0]["time_ids"], cond[IDS][:1])
 
 
 # ---- windows of one picture -------------------------------------------------------------------------------------
@@ -100,17 +105,16 @@ def test_windows_of_a_wide_picture_know_their_places(pipe):
     )  # fmt: skip
     handle.remove()
     places = [[22, 41, y, x, 16, 16] for y in (0, 6) for x in (0, 12, 24, 26)]
-    assert seen[0].tolist() == places * 2  # in both of guidance's halves
+    assert seen[-1].tolist() == places * 2  # in both of guidance's halves
 
 
 def test_places_change_their_own_view_and_no_other(pipe):
-    prior = fs.SDXLPrior(pipe)
-    told = prior.encode_prompt("a cat", "grey")
-    assert prior.with_places(told[0], None, [(0, 0)], (16, 16))[1] is None
+    prior = priors.wrap(pipe)
     canvas, outs = fs.WideCanvas((8, 20), (8, 8), 6), []
     for places in ([(0, 0), (0, 12), (0, 24)], [(0, 0), (0, 300), (0, 24)]):
-        cond, uncond = prior.with_places(*told, places, (16, 40))
-        assert cond["time_ids"].shape == uncond["time_ids"].shape == (3, 6)
+        told = prior.told(ViewRequest(3, ["a cat"], "grey", places=places, size=(16, 40)))
+        cond, uncond = told.cond, told.uncond
+        assert cond[IDS].tolist() == uncond[IDS].tolist() == [[16, 40, *place, 16, 16] for place in places]
         outs.append(
             fs.sample(
                 prior, canvas, fs.Independent(), cond=cond, uncond=uncond, num_inference_steps=2, generator=generator()
@@ -151,13 +155,13 @@ def test_deep_features_and_shared_attention_work(pipe):
     assert relative(outs[1], outs[0]) < 1e-5 < 1e-3 < relative(outs[2], outs[0])
 
 
-def test_sizes_to_compose_are_those_that_the_unet_halves(pipe):
+def test_sizes_to_compose_are_those_that_the_pipeline_takes(pipe):
     sync = fs.SyncPipeline(pipe)
     settings = {"num_inference_steps": 1, "method": "multidiffusion", "progress": False, "output_type": "latent"}
-    mask = torch.ones(20, 16)
-    assert sync.compose([mask], ["a cat"], height=20, width=16, **settings).latents.shape == (1, 4, 10, 8)
-    with pytest.raises(ValueError, match="height must be a multiple of 4 pixels"):
-        sync.compose([mask], ["a cat"], height=18, width=16, **settings)
+    mask = torch.ones(24, 16)
+    assert sync.compose([mask], ["a cat"], height=24, width=16, **settings).latents.shape == (1, 4, 12, 8)
+    with pytest.raises(ValueError, match="StableDiffusionXLPipeline.* divisible by 8 but are 20 and 16"):
+        sync.compose([mask], ["a cat"], height=20, width=16, **settings)
 
 
 # ---- VAEs that overflow in float16 ------------------------------------------------------------------------------
@@ -180,7 +184,7 @@ def rounded():
     """A float32 VAE whose weights are those of ``half``."""
     pipe = half(True)
     pipe.vae.to(torch.float32)
-    return fs.SDXLPrior(pipe)
+    return priors.wrap(pipe)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -192,7 +196,7 @@ def test_they_compute_in_float32_and_stay_as_they_are(how, tiled):
         pipe.vae.enable_tiling()
     own = [(name, p, p.dtype, p.device) for name, p in pipe.vae.named_parameters()]
     values = {name: value.clone() for name, value in pipe.vae.state_dict().items() if value.device.type != "meta"}
-    prior = fs.SDXLPrior(pipe)
+    prior = priors.wrap(pipe)
     with torch.no_grad():
         pixels = prior.decode(z)
         latents = prior.encode(pixels.clamp(-1, 1))
@@ -206,7 +210,7 @@ def test_they_compute_in_float32_and_stay_as_they_are(how, tiled):
 
 
 def test_gradients_go_through_them_whatever_happens_in_between():
-    z, exact, prior = randn(1, 4, 8, 8, dtype=torch.float32), rounded(), fs.SDXLPrior(half(True))
+    z, exact, prior = randn(1, 4, 8, 8, dtype=torch.float32), rounded(), priors.wrap(half(True))
     leaf, other = z.clone().requires_grad_(), z.clone().requires_grad_()
     value = prior.decode(leaf).square().sum()
     with torch.no_grad():
@@ -220,7 +224,7 @@ def test_gradients_go_through_them_whatever_happens_in_between():
 
 def test_other_vaes_compute_in_their_own_precision():
     z = randn(1, 4, 8, 8, dtype=torch.float32)
-    assert fs.SDXLPrior(half(False)).decode(z).dtype == torch.float16
+    assert priors.wrap(half(False)).decode(z).dtype == torch.float16
     plain = tiny.make_pipeline()
     plain.vae.to(torch.float16)  # Stable Diffusion's pipelines decode as they are
     assert plain.vae.config.force_upcast and fs.DiffusersPrior(plain).decode(z).dtype == torch.float16
@@ -229,19 +233,21 @@ def test_other_vaes_compute_in_their_own_precision():
 # ---- sentences --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "wrap, words",
-    [
-        (lambda: fs.DiffusersPrior(families.make_xl_pipeline()), ["DiffusersPrior", "addition_embed_type='text_time'"]),
-        (lambda: fs.SDXLPrior(tiny.make_pipeline()), ["SDXLPrior", "addition_embed_type=None"]),
-        (
-            lambda: priors.wrap(families.make_xl_pipeline(time_cond_proj_dim=8)),
-            ["StableDiffusionXLPipeline", "time_cond_proj_dim=8"],
-        ),
-    ],
-)
-def test_other_unets_are_refused_in_one_sentence(wrap, words):
-    with pytest.raises(ValueError, match="register an adapter of your own .* or pass a pipeline") as caught:
-        wrap()
-    message = str(caught.value)
-    assert all(word in message for word in words) and "\n" not in message and len(message) < 320
+def test_a_unet_that_is_told_its_guidance():
+    pipe = families.make_xl_pipeline(time_cond_proj_dim=8)
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
+    expected = pipe("a cat", generator=generator(), **settings).images
+    out = fs.SyncPipeline(pipe).wide("a cat", width=16, generator=generator(), progress=False, **settings)
+    assert relative(out.latents, expected) < 1e-4 and out.stats.evaluations == 4
+
+
+def test_what_it_is_not_is_said_in_one_sentence(pipe):
+    cases = [
+        (lambda: fs.DiffusersPrior(pipe), ["DiffusersPrior", "addition_embed_type='text_time'"]),
+        (lambda: priors.wrap(pipe, window=(18, 17)), ["StableDiffusionXLPipeline", "17"]),
+    ]
+    for wrap, words in cases:
+        with pytest.raises(ValueError) as caught:
+            wrap()
+        message = str(caught.value)
+        assert all(word in message for word in words) and "\n" not in message and len(message) < 320, message

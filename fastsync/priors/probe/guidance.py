@@ -44,9 +44,10 @@ class Combination:
     strength: float = 0.0
 
     def __call__(self, cond: torch.Tensor, uncond: torch.Tensor | None) -> torch.Tensor:
-        """The model output of halves whose sign has been set right."""
+        """The model output of halves whose sign has been set right, in float32 at least: some pipelines mix in it."""
         if uncond is None:
             return cond
+        cond, uncond = (half.to(torch.promote_types(half.dtype, torch.float32)) for half in (cond, uncond))
         return RULES[self.rule](cond, uncond + self.scale * (cond - uncond), self.strength)
 
     def of(self, outputs: Sequence[Any], rows: int, shape: torch.Size) -> torch.Tensor:
