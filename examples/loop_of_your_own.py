@@ -36,6 +36,7 @@ told = prior.told(request)
 
 
 def save(latents: torch.Tensor, name: str) -> None:
+    """Decode a canvas [1, C, H, W] and write it."""
     with torch.no_grad():
         pixels = prior.decode(latents, closed=(False, True))  # the right border continues on the left
     VaeImageProcessor().postprocess(pixels.float())[0].save(name)

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 import fastsync as fs
 from fastsync import zoo
 
-WINDOWS = 4
+WINDOWS = 7
 model = sys.argv[1] if len(sys.argv) > 1 else zoo.path("scenes")
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pipe = DiffusionPipeline.from_pretrained(model).to(device)
@@ -26,11 +26,11 @@ blends = [torch.lerp(noon, sunset, k / (WINDOWS - 1)) for k in range(WINDOWS)]
 
 sync = fs.SyncPipeline(pipe)  # the pipeline itself is not changed
 height, window = sync.window_pixels
-overlap = window // 2
+overlap = 3 * window // 4
 out = sync.wide(
     width=window + (WINDOWS - 1) * (window - overlap),
     overlap=overlap,
-    method="synctweedies",
+    method=fs.MultiDiffusion(weights="gaussian"),
     guidance_scale=3.0,
     num_inference_steps=20,
     # Whatever else the pipeline's own call takes; ByView where windows differ.

@@ -16,6 +16,7 @@ from .priors import (
     Prediction,
     Prior,
     ProbedPrior,
+    ReenteredPrior,
 )
 from .sampler import SyncOutput, sample
 from .session import Session
@@ -47,6 +48,7 @@ __all__ = [
     "Prediction",
     "Prior",
     "ProbedPrior",
+    "ReenteredPrior",
     "Session",
     "Stats",
     "StochSync",

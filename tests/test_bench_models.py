@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from bench import models, pipelines
+from bench import memory_models, models, pipelines
+from bench.machine import RESULTS
 from bench.pipelines import MODELS, Model, make, measure
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -138,3 +141,25 @@ def test_a_small_one_is_measured(name):
     assert found["MultiDiffusion"]["rows"] == 3 * rows * pipelines.VIEWS and found["MultiDiffusion"]["gradients"] == 0
     assert found["SyncVC"]["rows"] > 2 * found["MultiDiffusion"]["rows"] and found["SyncVC"]["gradients"] > 0
     assert found["share"] > 0
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_account_needs_no_data(name):
+    model = small(name)
+    real = memory_models.account(name, model, torch.float32)
+    with FakeTensorMode():
+        assert memory_models.account(name, model, torch.float32) == real
+    one, three = (real["evaluations"][count] for count in ("1", "3"))
+    assert three["forward"] > 2 * one["forward"] > 0
+    assert one["forward"] < one["checkpointed"] < one["gradient"]
+
+
+def test_all_models_fit_into_a_card_of_80_gb_with_their_gradients():
+    result = json.loads((RESULTS / "memory_models.json").read_text())["models"]
+    assert result.keys() == MODELS.keys()
+    for name, row in result.items():
+        assert -0.01 < row["weights"]["network"] / 2e9 - PUBLISHED[name] < 0.15  # tables of positions are in float32
+        assert sum(row["weights"].values()) + row["evaluations"]["3"]["checkpointed"] < 78e9

@@ -15,7 +15,12 @@ from fastsync import priors
 from fastsync.priors import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 ELSEWHERE = [f"{name}.md" for name in ("DESIGN", "HOUSE", "ROWS")]  # of those who plan, not of the repository
 
 

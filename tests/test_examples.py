@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
-from diffusers import ClassifierFreeGuidance, ModularPipelineBlocks, PerturbedAttentionGuidance, SequentialPipelineBlocks
+from diffusers import (
+    ClassifierFreeGuidance,
+    ModularPipelineBlocks,
+    PerturbedAttentionGuidance,
+    SequentialPipelineBlocks,
+)
+from exact_priors import relative
 from families import FAMILIES
 from PIL import Image
 
 import fastsync as fs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+MODULAR = str(EXAMPLES / "modular")
 # Three windows of 16 x 16 pixels.
 WIDE = {"height": 16, "width": 40, "window": (16, 16), "num_inference_steps": 2, "output_type": "np", "progress": False}
 BLOCKS = {"sdxl": "StableDiffusionXLAutoBlocks", "flux": "FluxAutoBlocks"}
@@ -27,8 +34,11 @@ def family(request):
     """A family's name, its tiny pipeline, and the block for it, loaded as from the hub."""
     pipe = FAMILIES[request.param].make()
     kind = type(pipe).__name__
-    folder = str(EXAMPLES / "modular")
-    return request.param, pipe, ModularPipelineBlocks.from_pretrained(folder, trust_remote_code=True, pipeline_class=kind)
+    return (
+        request.param,
+        pipe,
+        ModularPipelineBlocks.from_pretrained(MODULAR, trust_remote_code=True, pipeline_class=kind),
+    )
 
 
 def made_of(blocks, pipe):
@@ -52,6 +62,11 @@ def plain(pipe, prompt, **arguments):
     return fs.SyncPipeline(pipe).wide(prompt, seed=3, **{**WIDE, **arguments}).images
 
 
+def same(ours, theirs):
+    """Equal up to rounding, by which two runs of the task itself differ too (2e-7 on the tiny FLUX)."""
+    return ours.shape == theirs.shape and np.abs(ours - theirs).max() < 1e-5
+
+
 @pytest.mark.parametrize("method", ["syncvc", "multidiffusion"])
 def test_the_block_alone_is_the_task(family, method):
     name, pipe, block = family
@@ -61,9 +76,9 @@ def test_the_block_alone_is_the_task(family, method):
     if name == "sdxl":  # FLUX takes a negative prompt where it is guided by true CFG alone
         arguments["negative_prompt"] = "grey"
     ours = picture(modular, "a cat", **arguments)
-    assert ours.shape == (1, 16, 40, 3) and np.array_equal(ours, plain(pipe, "a cat", **arguments))
+    assert ours.shape == (1, 16, 40, 3) and same(ours, plain(pipe, "a cat", **arguments))
     prompts = ["a cat", "dog", "red"]
-    assert np.array_equal(picture(modular, prompts, method=method), plain(pipe, prompts, method=method))
+    assert same(picture(modular, prompts, method=method), plain(pipe, prompts, method=method))
 
 
 def test_defaults_are_the_tasks(family):
@@ -73,8 +88,8 @@ def test_defaults_are_the_tasks(family):
     state = modular(prompt="a cat", generator=torch.Generator().manual_seed(3), **size)
     out = fs.SyncPipeline(pipe).wide("a cat", seed=3, **size)
     (ours,), (theirs,) = state.get("images"), out.images
-    assert ours.size == (64, 16) and ours.tobytes() == theirs.tobytes()
-    assert torch.equal(state.get("latents"), out.latents)
+    assert ours.size == (64, 16) and np.abs(np.int16(ours) - np.int16(theirs)).max() <= 1
+    assert relative(state.get("latents"), out.latents) < 1e-5
     assert {**state.get("parameters"), "seed": 3, "model": ""} == {**out.parameters, "model": ""}
 
 
@@ -82,10 +97,10 @@ def test_embeddings_come_from_the_block_before(family):
     name, pipe, block = family
     modular = behind_encoder(name, block, pipe)
     scale = {"guidance_scale": 7.5} if name == "sdxl" else {}  # the guider's, which is not the plain pipeline's
-    assert np.array_equal(picture(modular, "a cat"), plain(pipe, "a cat", **scale))
+    assert same(picture(modular, "a cat"), plain(pipe, "a cat", **scale))
     prompts = ["a cat", "dog", "red"]  # one a window
     ours, theirs = picture(modular, prompts), plain(pipe, prompts, **scale)
-    assert np.abs(ours - theirs).max() < 1e-5
+    assert same(ours, theirs)
     with pytest.raises(ValueError, match="must have one value a window, got 2"):
         picture(modular, prompts[:2])
 
@@ -98,7 +113,7 @@ def test_text_encoders_may_be_unloaded_once_they_have_encoded(family):
     modular.update_components(text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None)
     scale = {"guidance_scale": 4.0}
     ours = picture(modular, None, denoiser_input_fields=encoded, **scale)
-    assert np.array_equal(ours, plain(pipe, "a cat", **scale))
+    assert same(ours, plain(pipe, "a cat", **scale))
 
 
 def test_what_is_not_loaded_is_named(family):
@@ -112,9 +127,20 @@ def test_what_is_not_loaded_is_named(family):
 def test_a_folder_of_a_model_is_loaded(family, tmp_path):
     _, pipe, block = family
     pipe.save_pretrained(tmp_path)
-    modular = block.init_pipeline(tmp_path)
+    modular = block.init_pipeline(str(tmp_path))
     modular.load_components()
-    assert np.array_equal(picture(modular, "a cat"), plain(pipe, "a cat"))
+    assert same(picture(modular, "a cat"), plain(pipe, "a cat"))
+
+
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_other_families_have_the_same_block(name):
+    pipe = FAMILIES[name].make()
+    block = ModularPipelineBlocks.from_pretrained(MODULAR, True, pipeline_class=type(pipe).__name__)
+    size = FAMILIES[name].call()
+    arguments = {"window": (size["height"], size["width"]), "height": size["height"], "width": 2 * size["width"]}
+    arguments["pipe_kwargs"] = {"max_sequence_length": 12}
+    ours = picture(made_of(block, pipe), "a cat", **arguments)
+    assert same(ours, plain(pipe, "a cat", **arguments))
 
 
 @pytest.mark.parametrize(
@@ -128,20 +154,22 @@ def test_a_folder_of_a_model_is_loaded(family, tmp_path):
 )
 def test_a_guider_is_followed(guider, guidance):
     pipe = FAMILIES["sdxl"].make()
-    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True), pipe)
+    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(MODULAR, True), pipe)
     modular.update_components(guider=guider)
     ours = picture(modular, "a cat", method="synctweedies")
-    assert np.array_equal(ours, plain(pipe, "a cat", method="synctweedies", guidance_scale=guidance))
+    assert same(ours, plain(pipe, "a cat", method="synctweedies", guidance_scale=guidance))
 
 
 def test_other_guiders_are_refused():
     pipe = FAMILIES["sdxl"].make()
-    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True), pipe)
+    modular = behind_encoder("sdxl", ModularPipelineBlocks.from_pretrained(MODULAR, True), pipe)
     modular.update_components(guider=PerturbedAttentionGuidance(perturbed_guidance_layers=[0]))
     with pytest.raises(ValueError, match="the guider is a PerturbedAttentionGuidance, and fastsync guides as Classif"):
         picture(modular, "a cat")
-    with pytest.raises(ValueError, match="pipeline_class must be the name of a pipeline of diffusers, got 'UNet2DModel'"):
-        ModularPipelineBlocks.from_pretrained(str(EXAMPLES / "modular"), True, pipeline_class="UNet2DModel")
+    with pytest.raises(
+        ValueError, match="pipeline_class must be the name of a pipeline of diffusers, got 'UNet2DModel'"
+    ):
+        ModularPipelineBlocks.from_pretrained(MODULAR, True, pipeline_class="UNet2DModel")
 
 
 def run(script, pipe, folder, monkeypatch):

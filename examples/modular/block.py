@@ -50,10 +50,11 @@ class SyncWideBlock(ModularPipelineBlocks):
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
-        types = get_type_hints(self.pipeline_class.__init__)
         required = [name for name, part in self._parts.items() if part.default is inspect.Parameter.empty]
-        # Of unions, and of the schedulers that are listed in an enum, the model's own index knows the class.
-        return [ComponentSpec(n, types[n] if hasattr(types[n], "from_pretrained") else None) for n in required]
+        types = get_type_hints(self.pipeline_class.__init__).items()
+        # Unions, and schedulers that are listed in an enum, are no class to load: the model's own index has that.
+        classes = {name: hint for name, hint in types if hasattr(hint, "from_pretrained")}
+        return [ComponentSpec(name, classes.get(name)) for name in required]
 
     @property
     def expected_configs(self) -> list[ConfigSpec]:
@@ -64,11 +65,13 @@ class SyncWideBlock(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        wide = {"height": "The height in pixels; one window if None.", "width": "Likewise; four windows if None."}
+        sides = {"height": "one window", "width": "four windows"}
         return [
-            InputParam.template("prompt", required=False, note="one for all windows, or one a window in row-major order"),
+            InputParam.template(
+                "prompt", required=False, note="one for all windows, or one a window in row-major order"
+            ),
             InputParam.template("negative_prompt"),
-            *(InputParam(name, type_hint=int, description=text) for name, text in wide.items()),
+            *(InputParam(n, type_hint=int, description=f"In pixels; {size} if None.") for n, size in sides.items()),
             InputParam("overlap", type_hint=int, description="Pixels that windows share; a quarter window if None."),
             InputParam("loop", default=False, description="Close the picture: True or 'x', 'y', 'xy'."),
             InputParam("window", type_hint=tuple, description="(height, width) in pixels; the model's own if None."),
@@ -76,7 +79,7 @@ class SyncWideBlock(ModularPipelineBlocks):
             InputParam.template("num_inference_steps"),
             InputParam(
                 "guidance_scale",
-                description="A number or fastsync.Guidance; if None that of the guider, or else the pipeline's default.",
+                description="A number or fastsync.Guidance; if None the guider's, without one the pipeline's default.",
             ),
             InputParam.template("generator"),
             InputParam.template("output_type"),
@@ -104,20 +107,21 @@ class SyncWideBlock(ModularPipelineBlocks):
         guidance = block_state.guidance_scale
         if guidance is None:
             guidance = guidance_of(getattr(components, "guider", None))
-        sync = fs.SyncPipeline(self.plain_pipeline(components, encoded), guidance_scale=guidance)
+        sync = fs.SyncPipeline(self.plain_pipeline(components), guidance_scale=guidance)
         out = sync.wide(None if encoded else block_state.prompt, progress=block_state.progress, **given)
         block_state.images, block_state.latents, block_state.parameters = out.images, out.latents, out.parameters
         self.set_block_state(state, block_state)
         return components, state
 
-    def plain_pipeline(self, components: Any, encoded: bool) -> diffusers.DiffusionPipeline:
-        """The pipeline that is not modular, around the same components; ``encoded``: it gets no prompts to encode."""
+    def plain_pipeline(self, components: Any) -> diffusers.DiffusionPipeline:
+        """The pipeline that is not modular, around the same components."""
+        # Without text encoders many a pipeline still works: with embeddings, or with one of several encoders.
         missing = [
             spec.name
             for spec in self.expected_components
             if components.components[spec.name] is None
             and spec.name not in self.pipeline_class._optional_components
-            and not (encoded and spec.type_hint is not None and spec.type_hint.__module__.startswith("transformers"))
+            and not getattr(spec.type_hint, "__module__", "").startswith("transformers")
         ]
         if missing:
             raise ValueError(
@@ -142,8 +146,8 @@ def guidance_of(guider: Any) -> fs.Guidance | None:
         return None
     if type(guider) is not ClassifierFreeGuidance:
         raise ValueError(
-            f"the guider is a {type(guider).__name__}, and fastsync guides as ClassifierFreeGuidance does: update it to "
-            "one of these, or pass guidance_scale."
+            f"the guider is a {type(guider).__name__}, and fastsync guides as ClassifierFreeGuidance does: pass "
+            "guidance_scale, or update_components(guider=ClassifierFreeGuidance())."
         )
     if not guider.get_state()["enabled"]:
         return fs.Guidance(1.0)

@@ -11,6 +11,7 @@ from .depth import DepthPrior
 from .diffusers_unet import DiffusersPrior
 from .function import FunctionPrior
 from .probed import ProbedPrior
+from .reentry import ReenteredPrior
 from .registry import register
 from .request import ByView, Told, ViewRequest
 from .runtime import Runtime, save_memory
@@ -35,6 +36,7 @@ __all__ = [
     "Prediction",
     "Prior",
     "ProbedPrior",
+    "ReenteredPrior",
     "Runtime",
     "Told",
     "VaeCodec",

@@ -13,6 +13,12 @@ from torch import nn
 from ..errors import check_choice
 
 Attention = Literal["sdpa", "xformers"]
+# Processors that compute the same by other means, and nothing beside it.
+_EXCHANGEABLE = {
+    f"{kind}{version}"
+    for kind in ("AttnProcessor", "AttnAddedKVProcessor", "XFormersAttnProcessor", "XFormersAttnAddedKVProcessor")
+    for version in ("", "2_0")
+} | {"SlicedAttnProcessor", "SlicedAttnAddedKVProcessor", "FusedAttnProcessor2_0"}
 KINDS: tuple[Attention, ...] = ("sdpa", "xformers")
 
 
@@ -44,11 +50,17 @@ class AttentionSwitch:
             "sdpa": (processors.AttnProcessor2_0, processors.AttnAddedKVProcessor2_0),
             "xformers": (processors.XFormersAttnProcessor, processors.XFormersAttnAddedKVProcessor),
         }[kind]
+        layers = [layer for layer in network.modules() if isinstance(layer, processors.Attention)]
+        for layer in layers:
+            if type(layer.processor).__name__ not in _EXCHANGEABLE:
+                raise ValueError(
+                    f"attention={kind!r} would replace {type(layer.processor).__name__} of {type(network).__name__}, "
+                    "which computes more than plain attention: leave it out, and set what the model itself offers "
+                    "(set_attention_backend in diffusers)."
+                )
         # Made once: a compiled network takes new processors for new code.
         self._layers: list[tuple[Any, Any]] = [
-            (layer, plain() if layer.added_kv_proj_dim is None else added())
-            for layer in network.modules()
-            if isinstance(layer, processors.Attention)
+            (layer, plain() if layer.added_kv_proj_dim is None else added()) for layer in layers
         ]
         if not self._layers:
             raise ValueError(

@@ -17,7 +17,7 @@ from ..guidance import Guidance, rescaled
 from .codecs import OPEN, PIXELS, Codec
 from .request import Told, ViewRequest
 from .reuse import DeepFeatures
-from .runtime import Runtime, networks_of
+from .runtime import Runtime, dtype_of, networks_of
 
 
 class Prediction(NamedTuple):
@@ -257,7 +257,8 @@ class PipelinePrior(Prior):
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
-        return next((network.dtype for network in networks_of(self.pipe)), torch.float32)
+        network = next(iter(networks_of(self.pipe)), None)
+        return torch.float32 if network is None else dtype_of(network)
 
     @property
     def memory_key(self) -> object:

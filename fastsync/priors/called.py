@@ -17,7 +17,7 @@ from .probe.fitness import check_fit
 from .probe.layout import Layout, Tail
 from .probe.recording import Recorder
 from .request import ViewRequest
-from .runtime import Runtime
+from .runtime import Runtime, dtype_of
 
 
 class CalledPrior(PipelinePrior):
@@ -90,9 +90,7 @@ class CalledPrior(PipelinePrior):
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
-        network = getattr(self.pipe, self._denoiser)
-        found: torch.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-        return found
+        return dtype_of(getattr(self.pipe, self._denoiser))
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None

@@ -13,7 +13,8 @@ from ..errors import check_choice
 
 Compile = Literal["off", "regional", "max"]
 MODES: tuple[Compile, ...] = ("off", "regional", "max")
-# What UNets repeat beside what diffusers' models say that they do; a compiled block serves all its twins.
+# What UNets repeat beside what diffusers' models say that they do; a compiled block serves all its twins. Networks
+# that say nothing have their blocks in lists.
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Downsample2D", "Upsample2D")
 # All blocks of all shapes share one code object, for which dynamo's own limits are 8 and 256: some batch sizes of a
 # UNet of Stable Diffusion's size.
@@ -42,6 +43,9 @@ class Compiler:
         if mode == "regional":
             blocks = {*_BLOCKS, *(getattr(network, "_repeated_blocks", None) or ())}
             modules = [module for module in network.modules() if type(module).__name__ in blocks]
+            if not modules:  # what stands in a list of its own
+                lists = [part for part in network.children() if isinstance(part, nn.ModuleList)]
+                modules = [block for part in lists for block in part if len({type(other) for other in part}) == 1]
             if not modules:
                 raise ValueError(
                     f"compile='regional' compiles the blocks that a network repeats, and those of "

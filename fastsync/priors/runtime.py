@@ -11,21 +11,60 @@ import torch
 from .attention import Attention, AttentionSwitch
 from .compiling import Compile, Compiler
 
-_NETWORKS = ("unet", "transformer", "controlnet")  # of a diffusers pipeline, the denoiser first
+_CONTROLS = ("controlnet", "adapter")  # components that steer a denoiser
 
 
 def networks_of(pipe: Any) -> list[Any]:
-    """What a diffusers pipeline asks at every step: its denoiser, and its ControlNet if it has one."""
-    found = [getattr(pipe, name, None) for name in _NETWORKS]
-    return [network for network in found if network is not None]
+    """What a diffusers pipeline may ask at every step: its denoiser first, then what steers it, such as a ControlNet.
+
+    That is any network which is neither an autoencoder nor one of the package transformers, where text and picture
+    encoders come from; the denoiser is the largest.
+    """
+    found = {name: part for name, part in _modules(pipe).items() if not _is_autoencoder(part) and not _encodes(part)}
+    steer = [name for name in found if name in _CONTROLS]
+    ordered = [name for name in found if name not in steer]
+    if len(ordered) > 1:
+        ordered.sort(key=lambda name: -_size(found[name]))
+    return [found[name] for name in (*ordered, *steer)]
+
+
+def dtype_of(network: torch.nn.Module) -> torch.dtype:
+    """What a network computes in: what it says itself, as diffusers' models do, or what its weights are in."""
+    found = getattr(network, "dtype", None)
+    if isinstance(found, torch.dtype):
+        return found
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def autoencoder_of(pipe: Any) -> Any:
+    """A pipeline's autoencoder; None if it has none."""
+    return next((part for part in _modules(pipe).values() if _is_autoencoder(part)), None)
+
+
+def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _is_autoencoder(part: torch.nn.Module) -> bool:
+    return hasattr(part, "encode") and hasattr(part, "decode")
+
+
+def _encodes(part: torch.nn.Module) -> bool:
+    return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(part).__mro__)
+
+
+def _size(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def save_memory(pipe: Any) -> None:
     """Switch on what diffusers has for it in a pipeline: checkpointing, tiled decoding and, on a GPU, offload."""
     for network in networks_of(pipe):
-        network.enable_gradient_checkpointing()
-    if getattr(pipe, "vae", None) is not None:
-        pipe.vae.enable_tiling()
+        if getattr(network, "_supports_gradient_checkpointing", False):
+            network.enable_gradient_checkpointing()
+    vae = autoencoder_of(pipe)
+    if hasattr(vae, "enable_tiling"):
+        vae.enable_tiling()
     if pipe.device.type == "cuda":
         pipe.enable_model_cpu_offload(device=pipe.device)
 
@@ -75,8 +114,8 @@ class Runtime:
 
     @classmethod
     def of(cls, pipe: Any, **switches: Any) -> Runtime:
-        """The switches of a pipeline's denoiser, and of its ControlNet if it has one."""
-        return cls(networks_of(pipe), vae=getattr(pipe, "vae", None), **switches)
+        """The switches of a pipeline's denoiser, and of what steers it."""
+        return cls(networks_of(pipe), vae=autoencoder_of(pipe), **switches)
 
     def also(self, switch: Switch) -> Runtime:
         """The same with one switch more, which is entered last."""

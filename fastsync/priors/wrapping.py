@@ -11,7 +11,9 @@ from ..errors import check_pair
 from .base import PipelinePrior
 from .probe.comparison import check_adapter
 from .probe.fitness import check_fit
+from .probe.refusal import CannotProbe
 from .probed import ProbedPrior
+from .reentry import ReenteredPrior, unasked
 from .registry import Adapter, Unfit, own_adapter, users_adapter
 from .request import ViewRequest
 from .runtime import Runtime
@@ -30,7 +32,7 @@ def wrap(
     example: ViewRequest | None = None,
     num_inference_steps: int | None = None,
 ) -> PipelinePrior:
-    """The prior inside a diffusers pipeline: by an adapter of its class, or by probing its own call.
+    """The prior inside a diffusers pipeline: by an adapter of its class, by probing its call, or by entering its loop.
 
     Args:
         pipe: on its device, in its dtype, with its scheduler.
@@ -60,6 +62,7 @@ def wrap(
         prior = _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
         check_adapter(prior, adapter)
         return prior
+    check_fit(pipe)
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
         try:
@@ -68,7 +71,13 @@ def wrap(
             pass  # of the class, but built or set otherwise
     asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
     asked |= {"neighbours": neighbours, "example": example, "num_inference_steps": num_inference_steps}
-    return ProbedPrior(pipe, **asked)
+    try:
+        return ProbedPrior(pipe, **asked)
+    except CannotProbe as probing:
+        try:
+            return ReenteredPrior(pipe, **asked)
+        except CannotProbe as entering:
+            raise unasked(pipe, probing, entering) from entering
 
 
 def check(pipe: Any, solver: SolverChoice = "auto") -> None:

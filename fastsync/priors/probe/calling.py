@@ -15,6 +15,7 @@ from ..runtime import networks_of
 from .nested import same
 from .recording import Recorder
 
+_NOTHING = "b"  # a negative prompt in the same case, which is not to make both halves alike
 ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
@@ -126,7 +127,7 @@ class Calling:
         cell = getattr(self._pipe, "vae_scale_factor", None)
         size = getattr(self._pipe, "default_sample_size", None)
         for network in networks_of(self._pipe):
-            size = size or getattr(network.config, "sample_size", None)
+            size = size or getattr(getattr(network, "config", None), "sample_size", None)
         if not size or not cell or not (self.takes("height") and self.takes("width")):
             return None
         height, width = (size, size) if isinstance(size, int) else size
@@ -139,10 +140,14 @@ class Calling:
 
     # ---- one picture ------------------------------------------------------------------------------------------
 
-    def plain(self) -> dict[str, Any]:
-        """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
-        request = ViewRequest(1, None if self.has_embeddings or not self.takes("prompt") else [ANYTHING])
-        return self.of_view(request, 0)
+    def plain(self, negative: bool = False) -> dict[str, Any]:
+        """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey.
+
+        ``negative``: with a negative prompt that is not the empty one, of which some make no finite numbers.
+        """
+        prompts = None if self.has_embeddings or not self.takes("prompt") else [ANYTHING]
+        text = _NOTHING if negative and prompts is not None and self.takes("negative_prompt") else None
+        return self.of_view(ViewRequest(1, prompts, text), 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
         """Arguments of one view, but for the random numbers."""
@@ -187,6 +192,16 @@ class Calling:
         if len(calls) == 1:
             return self.repeated(calls[0], 1)
         return self._several(calls, FEW)
+
+    def apart(self, calls: Sequence[Mapping[str, Any]], steps: int = FEW, seed: int | None = None) -> dict[str, Any]:
+        """As ``joined``, of calls that may be alike; what is drawn for a picture is as if it were alone."""
+        texts = calls[0].get("prompt") is not None
+        whole = self._several([dict(call) for call in calls] if texts else calls, steps)
+        if "generator" in whole:
+            seeds = [self._seed if seed is None else seed] * len(calls)
+            generators = [torch.Generator().manual_seed(s) for s in seeds]
+            whole["generator"] = generators[0] if len(calls) == 1 else generators
+        return whole
 
     def _several(self, calls: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         whole, rows = {**calls[0]}, len(calls)
@@ -277,6 +292,12 @@ def groups(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     return found
 
 
+def group_numbers(calls: Sequence[Mapping[str, Any]]) -> list[int]:
+    """For each call the number of its group, as of ``groups``."""
+    numbers = {call: number for number, group in enumerate(groups(calls)) for call in group}
+    return [numbers[call] for call in range(len(calls))]
+
+
 def _without_texts(call: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name not in _TEXTS}
 
@@ -297,8 +318,8 @@ def guidance_argument(recorder: Recorder, calling: Calling, request: ViewRequest
         for value in (scale, max(scale, 1.0) + 2.0):
             calling.extra = {"guidance_scale": None, argument: value}
             call = calling.repeated(calling.of_view(request, 0), 1)
-            step = recorder.record(call, 1, stop_after=1).steps[0]
-            found.append((step.output, [(c.args, c.kwargs) for c in step.calls]))
+            recording = recorder.record(call, 1, stop_after=1 if recorder.steps_alike else None)
+            found.append([(step.output, [(c.args, c.kwargs) for c in step.calls]) for step in recording.steps])
         if not same(found[0], found[1]):
             return {"guidance_scale": None, argument: scale}
     raise ValueError(

@@ -32,6 +32,11 @@ def check_fit(pipe: Any) -> None:
                 f"the {part} of {name} caches from step to step, which views at different steps would mix up: call "
                 f"pipe.{part}.disable_cache() first."
             )
+        if any(isinstance(p, torch.nn.Dropout) and p.training and p.p > 0 for p in module.modules()):
+            raise ValueError(
+                f"the {part} of {name} is in training, where dropout draws random numbers that no seed repeats: call "
+                f"pipe.{part}.eval() first."
+            )
         if hasattr(module, "_hf_hook"):
             continue  # accelerate moves it when it is asked
         for tensor in module.parameters():

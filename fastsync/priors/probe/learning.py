@@ -14,7 +14,7 @@ from .comparing import templates
 from .guidance import Combination, combination, distance, piece
 from .keeping import random_kept
 from .layout import PATTERNS, Tail, patterns, snapped, tail
-from .nested import first, leaves, mapped, same
+from .nested import cloned, first, leaves, same
 from .recipe import Half, half
 from .recording import Recorder, Recording, Step
 from .refusal import CannotProbe
@@ -151,8 +151,8 @@ def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[st
         wanted = recipe.sign * piece(step.calls[source.call].output, source.part, rows, shape)
         for row in range(rows):
             state = step.scaled[row : row + 1].clone()
-            own = {name: torch_rows([_copied(values[row])]) for name, values in found.items()}
-            before = mapped(_copied, [state, own])
+            own = {name: torch_rows([cloned(values[row])]) for name, values in found.items()}
+            before = cloned([state, own])
             with torch.no_grad(), random_kept():
                 got = recipe(recorder.pipe, state, t, own)
             if not same(before, [state, own]):
@@ -162,10 +162,6 @@ def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[st
                 raise CannotProbe(
                     f"its network asked apart differs from its own step by {error:.2g} (at most {bound:.2g})"
                 )
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _exact(step: Step) -> bool:

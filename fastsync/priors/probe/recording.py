@@ -13,7 +13,7 @@ from ...errors import shown
 from .apart import ask
 from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
-from .nested import first, kept, mapped
+from .nested import cloned, first, kept, mapped
 from .refusal import CannotProbe
 from .shadow import Shadow, Stop
 from .standing_in import StandIn, StepOutput
@@ -79,11 +79,14 @@ class Recording:
     scheduler: Any = None
     changed: dict[str, str | None] = field(default_factory=dict)
 
-    def forget_preparation(self) -> None:
-        """Leave out of the first step what was asked before it, and in no later one (text encoders, say)."""
-        names = {call.name for call in self.steps[1].calls}
+    def forget_preparation(self, steps_alike: bool) -> None:
+        """Leave out of the first step what was asked before it, and in no later one (text encoders, say).
+
+        ``steps_alike``: whether the networks are asked equally often in each step.
+        """
+        names = {call.name for step in self.steps[1:] for call in step.calls}
         calls = [call for call in self.steps[0].calls if call.name in names]
-        self.steps[0].calls = calls[-len(self.steps[1].calls) :]
+        self.steps[0].calls = calls[-len(self.steps[1].calls) :] if steps_alike else calls
 
 
 _ALIKE = 5  # rows from which on the last two are made alike
@@ -104,16 +107,25 @@ class Recorder:
         pipe: a diffusers pipeline.
 
     Attributes:
+        steps_alike: whether networks that are asked or switched in some steps only are refused.
+        body: what is called; the pipeline's own call, below its decorators where one is torch.inference_mode.
+        networks: names of the modules that are asked in the loop; known once one has been recorded.
+        asked: a real call of each module.
+        texts: what ``encode_prompt`` gave, by arguments.
+        changes: names of the modules of which the pipeline changes anything in its loop, where steps need not be alike.
         doubted: names of modules whose real answers have not shown that their rows are apart; see ``apart.ask``.
     """
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.steps_alike = True
+        self.body: Callable[..., Any] = type(pipe).__call__
         self.modules = modules_of(pipe)
         self.takes = inspect.signature(type(pipe).__call__).parameters
-        self.networks: set[str] = set()  # asked in every step; known once a loop has been recorded
-        self.asked: dict[str, NetworkCall] = {}  # a real call of each module
+        self.networks: set[str] = set()
+        self.asked: dict[str, NetworkCall] = {}
         self.texts: dict[str, Any] = {}
+        self.changes: set[str] = set()
         self.doubted: set[str] = set()
 
     def record(
@@ -146,13 +158,13 @@ class Recorder:
             before = random_states()
             try:
                 with torch.no_grad():
-                    run.recording.pictures = type(self.pipe).__call__(run.copied(), **call)
+                    run.recording.pictures = self.body(run.copied(), **call)
             except Stop:
                 pass
             except CannotProbe:
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).rstrip(".")
                 reason = reason if len(reason) < 160 else reason[:157] + "..."
                 raise CannotProbe(f"its own call raised {type(error).__name__}: {reason}") from error
             finally:
@@ -169,9 +181,16 @@ class Recorder:
         for name, stand_in in run.stand_ins.items():
             if stand_in.attributes_set:
                 run.recording.changed[name] = stand_in.attributes_set[0]
+        if run.inference:
+            if self.body is inspect.unwrap(self.body):
+                raise CannotProbe("it runs in torch.inference_mode, which no gradient passes: use torch.no_grad there")
+            # Nothing that was made in this mode may take part in a gradient.
+            self.body = inspect.unwrap(self.body)
+            self.networks, self.asked, self.texts, self.changes = set(), {}, {}, set()
+            return self.record(call, rows, real=real, steps=steps, stop_after=stop_after, last_state=last_state)
         if not self.networks and len(run.recording.steps) > 1:
-            run.recording.forget_preparation()
-            self.networks = {call.name for call in run.recording.steps[0].calls}
+            run.recording.forget_preparation(self.steps_alike)
+            self.networks = {call.name for step in run.recording.steps for call in step.calls}
         return run.recording
 
 
@@ -196,8 +215,9 @@ class _Run(Shadow):
         self.calls: list[NetworkCall] = []
         self.scaled: torch.Tensor | None = None
         self.expected: torch.Tensor | None = None
+        self.inference = False
         self.plain_then = plain  # what networks are compared with in later steps
-        self.asked_really = False
+        self.asked_really = False  # networks, which may make tables for themselves
         self.recording.scheduler = self.scheduler
 
     # ---- the scheduler ----------------------------------------------------------------------------------------
@@ -211,7 +231,8 @@ class _Run(Shadow):
     def _scale(self, own: Callable[..., Any], sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Only the first state is one that the scheduler knows; all others are made up.
         out: torch.Tensor = sample if self.recording.steps else own(sample, *args, **kwargs)
-        self.scaled = out[: self.recording.rows]
+        if sample.ndim:
+            self.scaled = out[: self.recording.rows]
         return out
 
     def _noised(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -235,14 +256,17 @@ class _Run(Shadow):
             raise CannotProbe("it changes the state between two steps of its scheduler, as inpainting by blending does")
         if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
             raise CannotProbe(
-                f"it hands its scheduler {shown(getattr(sample, 'shape', sample))} for {recording.rows} "
+                f"it hands its scheduler {list(sample.shape) if isinstance(sample, torch.Tensor) else shown(sample)} for {recording.rows} "
                 "pictures, where one row a picture is needed"
             )
         if not self.calls:
             raise CannotProbe("it takes a step without asking a network")
-        if recording.steps:
+        self.inference = torch.is_inference_mode_enabled()
+        if not self.recorder.steps_alike:
+            self._note_changes()
+        elif recording.steps:
             self._check_untouched()
-        else:
+        if not recording.steps:
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
         if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
@@ -261,6 +285,12 @@ class _Run(Shadow):
             following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
         self.expected = following
         return StepOutput((following, following))
+
+    def _note_changes(self) -> None:
+        """Which modules are not as they were before the call, of which none has made tables for itself."""
+        changes = self.recorder.changes
+        if not self.asked_really:
+            changes |= {name for name, state in self.plain.items() if name not in changes and state.touched()}
 
     def _check_untouched(self) -> None:
         """CannotProbe where the pipeline has switched something in a network since the first step."""
@@ -281,19 +311,18 @@ class _Run(Shadow):
     def _answer(self, name: str, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         recorder, in_loop = self.recorder, bool(self.recording.steps)
         known = recorder.networks
-        if known and name not in known:
-            if in_loop:
-                raise CannotProbe(f"it asks its {name} in some steps only")
+        if known and name not in known and not in_loop:
             return self._outside(module)(*args, **kwargs)
+        unknown = name not in (known if known and in_loop else recorder.asked)
+        if in_loop and unknown and recorder.steps_alike:
+            raise CannotProbe(f"it asks its {name} in some steps only")
         call = NetworkCall(name, kept(args), kept(kwargs))
-        if in_loop or (known and not self.real):
-            if name not in recorder.asked:
-                raise CannotProbe(f"it asks its {name} in some steps only")
+        if (in_loop or (known and not self.real)) and name in recorder.asked:
             call.output = made_up(call, recorder.asked[name], self.random)
             self._resemble(name, first(call.output))
         else:
             # Copies, since a network may write into what it is given.
-            call.args, call.kwargs = mapped(_copied, call.args), mapped(_copied, call.kwargs)
+            call.args, call.kwargs = cloned(call.args), cloned(call.kwargs)
             if self.real:
                 call.output = self._outside(module)(*args, **kwargs)
             else:
@@ -343,10 +372,6 @@ def made_up(call: NetworkCall, real: NetworkCall, random: torch.Generator) -> An
         return leaf(tree)
 
     return made(real.output)
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def listed(call: NetworkCall) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 
 from .keeping import random_states, set_random_states
-from .nested import leaves, mapped
+from .nested import cloned, leaves
 from .standing_in import StandIn
 
 
@@ -45,18 +47,27 @@ class Shadow:
         shadow = copy.copy(self.pipe)
         parts = vars(shadow)
         parts["_progress_bar_config"] = {"disable": True}
+        for name, part in vars(self.pipe).items():
+            if isinstance(part, ConfigMixin) and not isinstance(part, torch.nn.Module):
+                parts[name] = copy.deepcopy(part)  # guiders count their steps
         parts["scheduler"] = self.scheduler
         for name, module in self.modules.items():
             if hasattr(module, "decode") and hasattr(module, "encode"):
-                stand_in = StandIn(module, self._outside(module))
+                stand_in = self._stand_in(name, module, self._outside(module))
                 vars(stand_in)["decode"] = functools.partial(self._decode, name, stand_in)
                 vars(stand_in)["encode"] = functools.partial(self._encode, module)
             else:
-                stand_in = StandIn(module, functools.partial(self._answer, name, module))
+                stand_in = self._stand_in(name, module, functools.partial(self._answer, name, module))
+            if hasattr(module, "cache_context"):
+                # It hangs a registry of hooks on a network, which none needs that caches nothing (``check_fit``).
+                vars(stand_in)["cache_context"] = contextlib.nullcontext
             parts[name] = self.stand_ins[name] = stand_in
         if hasattr(self.pipe, "encode_prompt"):
             parts["encode_prompt"] = functools.partial(self._encode_prompt, shadow)
         return shadow
+
+    def _stand_in(self, name: str, module: torch.nn.Module, answer: Callable[..., Any]) -> StandIn:
+        return StandIn(module, answer)
 
     def _scheduler(self, given: Any) -> Any:
         scheduler = copy.deepcopy(given)
@@ -93,14 +104,15 @@ class Shadow:
         key = repr((args, sorted(kwargs.items())))
         if key not in self.texts:
             self.texts[key] = own(*args, **kwargs)
-        return mapped(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, self.texts[key])
+        return cloned(self.texts[key])
 
     def _encode(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         """The autoencoder's own; a posterior from which nobody's generator is to draw gives its mean."""
         output = self._outside(module.encode)(*args, **kwargs)
         posterior = getattr(output, "latent_dist", None)
         if posterior is not None:
-            own, mean = posterior.sample, posterior.mode
+            # Of its class: the same posterior may come here again.
+            own, mean = functools.partial(type(posterior).sample, posterior), posterior.mode
 
             def sample(generator: Any = None) -> torch.Tensor:
                 drawn: torch.Tensor = mean() if generator is None else own(generator)
