@@ -34,7 +34,7 @@ AWKWARD_SAYS = {
     "own-steps": "takes no height and width",
     "global-noise": "draws from torch's global random generator",
     "global-start": "for 2 pictures, where one row a picture is needed",
-    "dropout": "its network asked apart differs from its own step",
+    "dropout": "is in training, where dropout draws random numbers",
     "more-in-later-calls": "guidance mixes 4 outputs",
     **dict.fromkeys(("other-second-step", "changing-guidance", "last-step-differs"), "guidance changes from step to step"),
     **dict.fromkeys(("changed-state", "sd-inpaint-4"), "changes the state between two steps of its scheduler"),

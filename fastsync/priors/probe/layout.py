@@ -179,9 +179,10 @@ def snapped(tail_: Tail, config: Any, rounded: bool) -> Tail:
             if isinstance(v, (int, float)) and not isinstance(v, bool) and v:
                 for channel in [place] if len(values) == channels else range(channels):
                     known[channel] |= {float(v), -float(v), 1 / float(v)}
-    tolerance = 4e-3 if rounded else 1e-3  # bfloat16 has eight digits of two
+    # bfloat16 has eight binary digits; a shift is found beside numbers some ten times as large.
+    of_factor, of_shift = (4e-3, 2e-2) if rounded else (1e-3, 1e-3)
 
-    def nearest(x: torch.Tensor) -> torch.Tensor:
+    def nearest(x: torch.Tensor, tolerance: float) -> torch.Tensor:
         rows = []
         for row, numbers in zip(x, known, strict=True):
             table = torch.tensor(sorted(numbers), dtype=torch.float64)
@@ -189,4 +190,5 @@ def snapped(tail_: Tail, config: Any, rounded: bool) -> Tail:
             rows.append(torch.where((closest - row).abs() < tolerance * row.abs().clamp_min(1), closest, row))
         return torch.stack(rows)
 
-    return Tail(tail_.layout, nearest(tail_.factor), nearest(tail_.shift), tail_.patch, tail_.dtype)
+    factor, shift = nearest(tail_.factor, of_factor), nearest(tail_.shift, of_shift)
+    return Tail(tail_.layout, factor, shift, tail_.patch, tail_.dtype)
