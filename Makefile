@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 SOURCES := $(wildcard csrc/*)
 
-.PHONY: demo test bench gallery lint format types wheel check-cuda sanitize clean distclean
+.PHONY: demo test bench gallery compatibility lint format types wheel check-cuda sanitize clean distclean
 
 demo: $(VENV)/.package
 	@$(BIN)/python -m bench.demo -o demo.png
@@ -32,6 +32,11 @@ bench: $(VENV)/.dev
 gallery: $(VENV)/.package
 	docs/make_pictures.sh
 	$(BIN)/python -m bench.gallery
+
+# docs/compatibility.md, from the tests that run families, schedulers, methods and tasks.
+compatibility: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/priors/probe tests/test_tasks_on_families.py --compatibility build/compatibility.json
+	$(BIN)/python -m bench.compatibility build/compatibility.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -325,7 +326,7 @@ def unasked(pipe: Any, probing: CannotProbe, entering: CannotProbe) -> ValueErro
     """
     name = type(pipe).__name__
     why, why_not_entered = (str(error).removeprefix(f"{name}: ") for error in (probing, entering))
-    also = "" if why == why_not_entered else f" ({why_not_entered})"
+    also = "" if why == why_not_entered else f" ({textwrap.shorten(why_not_entered, 80, placeholder='...')})"
     return ValueError(
         f"{name}: {why}, and its __call__ cannot be entered again{also}: register an adapter with "
         "fastsync.priors.register, or wrap its network with FunctionPrior."

@@ -180,7 +180,7 @@ def snapped(tail_: Tail, config: Any, rounded: bool) -> Tail:
                 for channel in [place] if len(values) == channels else range(channels):
                     known[channel] |= {float(v), -float(v), 1 / float(v)}
     # bfloat16 has eight binary digits; a shift is found beside numbers some ten times as large.
-    of_factor, of_shift = (4e-3, 2e-2) if rounded else (1e-3, 1e-3)
+    of_factor, of_shift = (4e-3, 2e-2) if rounded else (2e-5, 2e-5)
 
     def nearest(x: torch.Tensor, tolerance: float) -> torch.Tensor:
         rows = []

@@ -30,6 +30,8 @@ class StandIn:
         return type(self._real)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_real":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._real, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
