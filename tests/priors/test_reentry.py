@@ -300,12 +300,12 @@ def test_guidance_goes_to_the_call():
     rest = {argument: value for argument, value in call.items() if argument not in OPTIONS}
     prior = ReenteredPrior(pipe, window=(16, 16), pipe_kwargs=rest)
     told = prior.told(ViewRequest(1, [call["prompt"]], call["negative_prompt"], fs.Guidance(2.5)))
-    assert told.guidance == fs.Guidance(2.5)
+    assert told.scale == 2.5 and told.guidance == fs.Guidance(1.0)  # which is inside of the call
     times = prior.steps(4).timesteps
     x, wanted = list(own_steps(prior, pipe, {**call, "guidance_scale": 2.5}, 4))[3]
     torch.testing.assert_close(prior.network(x, times[3:], told.cond), wanted, rtol=1e-4, atol=1e-5)
     own = prior.told(ViewRequest(1, [call["prompt"]]))
-    assert own.guidance == fs.Guidance(7.5)
+    assert own.scale == 7.5
     for guidance in (fs.Guidance(2.0, rescale=0.5), fs.Guidance(2.0, interval=(0.0, 0.5))):
         with pytest.raises(ValueError, match="guided inside of its own call"):
             prior.told(ViewRequest(1, [call["prompt"]], guidance=guidance))
