@@ -215,10 +215,10 @@ class ReenteredPrior(CalledPrior):
 
         if place.iteration == 0 and memory.first is None:
             find_first(self._recorder, self._answers, memory, call)
-        state = self.layout.packed(x)
-        if place.scale not in (None, 1.0):
-            state = state / place.scale
-        output = Entry(self._recorder, self._answers, memory, place, state.to(self._state.dtype))(call())
+        state, dtype = self.layout.packed(x), self._state.dtype
+        unscaled = state if place.scale in (None, 1.0) else state / place.scale
+        entry = Entry(self._recorder, self._answers, memory, place, unscaled.to(dtype), state.to(dtype))
+        output = entry(call())
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             raise ValueError(
                 f"no gradient passes through the call of {type(self.pipe).__name__}, which cuts it in its loop: use a "
