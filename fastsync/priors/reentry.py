@@ -116,6 +116,8 @@ class ReenteredPrior(CalledPrior):
                     "use neighbours=None, or a Stable Diffusion pipeline."
                 )
             self._recorder.steps_alike = False
+            if example is None:
+                self._call = self._calling.plain(negative=True)
             self._answers: Answers = {}
             self._loops: list[Loop] = []  # the one of the latest run last
             one = self._recorder.record(self._calling.repeated(self._call, 1), 1)

@@ -140,12 +140,14 @@ class Calling:
 
     # ---- one picture ------------------------------------------------------------------------------------------
 
-    def plain(self) -> dict[str, Any]:
-        """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey."""
+    def plain(self, negative: bool = False) -> dict[str, Any]:
+        """Arguments of one picture that nobody has asked for yet; what a ControlNet sees is grey.
+
+        ``negative``: with a negative prompt that is not the empty one, of which some make no finite numbers.
+        """
         prompts = None if self.has_embeddings or not self.takes("prompt") else [ANYTHING]
-        # Of an empty negative prompt, which is what most take else, some make no finite numbers.
-        negative = _NOTHING if prompts is not None and self.takes("negative_prompt") else None
-        return self.of_view(ViewRequest(1, prompts, negative), 0)
+        text = _NOTHING if negative and prompts is not None and self.takes("negative_prompt") else None
+        return self.of_view(ViewRequest(1, prompts, text), 0)
 
     def of_view(self, request: ViewRequest, view: int) -> dict[str, Any]:
         """Arguments of one view, but for the random numbers."""
