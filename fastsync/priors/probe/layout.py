@@ -163,18 +163,32 @@ def _layout(places: torch.Tensor, view_shape: tuple[int, int, int], state_shape:
     raise CannotProbe("its states lie in pictures in a way that is not known")
 
 
-def snapped(tail_: Tail, config: Any) -> Tail:
-    """With factors and shifts of the autoencoder's config in the place of ones found from rounded numbers."""
-    known = {0.0}
+def snapped(tail_: Tail, config: Any, rounded: bool) -> Tail:
+    """With factors and shifts of the autoencoder's config in the place of ones found.
+
+    Args:
+        tail_: what was found.
+        config: of the autoencoder. A list with a value a channel is told apart from its other lists.
+        rounded: whether it was found from numbers in half precision.
+    """
+    channels = len(tail_.factor)
+    known: list[set[float]] = [{0.0} for _ in range(channels)]
     for value in dict(config).values():
         values = value if isinstance(value, (list, tuple)) else [value]
-        for v in values:
+        for place, v in enumerate(values):
             if isinstance(v, (int, float)) and not isinstance(v, bool) and v:
-                known |= {float(v), -float(v), 1 / float(v)}
+                for channel in [place] if len(values) == channels else range(channels):
+                    known[channel] |= {float(v), -float(v), 1 / float(v)}
+    # bfloat16 has eight binary digits; a shift is found beside numbers some ten times as large.
+    of_factor, of_shift = (4e-3, 2e-2) if rounded else (1e-3, 1e-3)
 
-    def nearest(x: torch.Tensor) -> torch.Tensor:
-        table = torch.tensor(sorted(known), dtype=torch.float64)
-        closest = table[(x[..., None] - table).abs().argmin(-1)]
-        return torch.where((closest - x).abs() < 1e-3 * x.abs().clamp_min(1), closest, x)
+    def nearest(x: torch.Tensor, tolerance: float) -> torch.Tensor:
+        rows = []
+        for row, numbers in zip(x, known, strict=True):
+            table = torch.tensor(sorted(numbers), dtype=torch.float64)
+            closest = table[(row[..., None] - table).abs().argmin(-1)]
+            rows.append(torch.where((closest - row).abs() < tolerance * row.abs().clamp_min(1), closest, row))
+        return torch.stack(rows)
 
-    return Tail(tail_.layout, nearest(tail_.factor), nearest(tail_.shift), tail_.patch, tail_.dtype)
+    factor, shift = nearest(tail_.factor, of_factor), nearest(tail_.shift, of_shift)
+    return Tail(tail_.layout, factor, shift, tail_.patch, tail_.dtype)

@@ -12,6 +12,7 @@ from .apart import PICTURES
 from .calling import FEW, Calling
 from .comparing import templates
 from .guidance import Combination, combination, distance, piece
+from .keeping import random_kept
 from .layout import PATTERNS, Tail, patterns, snapped, tail
 from .nested import cloned, first, leaves, same
 from .recipe import Half, half
@@ -119,7 +120,8 @@ def learn_tail(many: Recording, pipe: Any) -> Tail | None:
     shape = many.steps[-1].sample.shape[1:]
     if many.decoded is not None:
         found = tail(many.decoded, shape, many.decoder_dtype)
-        return snapped(found, getattr(pipe, many.decoder).config)
+        rounded = many.decoded.dtype in (torch.float16, torch.bfloat16)
+        return snapped(found, getattr(pipe, many.decoder).config, rounded)
     pictures = first(many.pictures)
     made = torch.as_tensor(pictures) if not isinstance(pictures, list) else None
     if made is not None and made.ndim == 4 and len(made) == PATTERNS:
@@ -151,7 +153,7 @@ def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[st
             state = step.scaled[row : row + 1].clone()
             own = {name: torch_rows([cloned(values[row])]) for name, values in found.items()}
             before = cloned([state, own])
-            with torch.no_grad():
+            with torch.no_grad(), random_kept():
                 got = recipe(recorder.pipe, state, t, own)
             if not same(before, [state, own]):
                 raise CannotProbe("its network writes into what it is given")

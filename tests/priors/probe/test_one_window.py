@@ -4,13 +4,10 @@ import pytest
 import torch
 from exact_priors import relative
 from families import FAMILIES
-from families.asking import first_noise, probed
+from families.asking import one_window, probed
 from families.expected import REPLAYED
 from families.running import own_run
 from families.schedulers import schedulers
-
-import fastsync as fs
-from fastsync.run.noise import Noise
 
 # Those whose every scheduler is tried: one of each kind of network, guidance, layout and condition.
 CHOSEN = [
@@ -22,28 +19,15 @@ CHOSEN = [
 CASES = [(name, scheduler) for name in CHOSEN for scheduler in schedulers(FAMILIES[name])]
 
 
-def compare(name, scheduler, monkeypatch):
-    """The final latents and the picture of one window, by MultiDiffusion, with the pipeline's own noises."""
+def compare(name, scheduler):
+    """The final latents and the picture of one window are the pipeline's own."""
     steps = FAMILIES[name].steps
     run = own_run(name, steps=steps, scheduler=scheduler)
     prior, told = probed(name, scheduler)
-    noises = iter(run.noises)
-
-    def draw(self, shape):
-        noise = next(noises, None)
-        drawn = torch.zeros(shape) if noise is None else prior.layout.unpacked(noise)
-        assert drawn.shape == tuple(shape)
-        return drawn
-
-    monkeypatch.setattr(Noise, "draw", draw)
-    out = fs.sample(
-        prior, fs.WideCanvas(prior.window, prior.window, 1), fs.MultiDiffusion(), cond=told.cond, uncond=told.uncond,
-        guidance_scale=told.guidance, num_inference_steps=steps, start=told.start,
-        latents=first_noise(prior, told, run, steps),
-    )  # fmt: skip
-    assert relative(out.canvas, prior.layout.unpacked(run.final)) < 1e-4
+    final = one_window(prior, told, run, steps)
+    assert relative(final, prior.layout.unpacked(run.final)) < 1e-4
     with torch.no_grad():
-        picture = (prior.decode(out.canvas) / 2 + 0.5).clamp(0, 1)
+        picture = (prior.decode(final) / 2 + 0.5).clamp(0, 1)
     # Pixel pipelines give their last state for output_type="pt".
     wanted = run.picture if FAMILIES[name].latent else (run.picture / 2 + 0.5).clamp(0, 1)
     assert picture.shape == wanted.shape and relative(picture, wanted) < 1e-4
@@ -51,12 +35,12 @@ def compare(name, scheduler, monkeypatch):
 
 
 @pytest.mark.parametrize("name", REPLAYED)
-def test_by_its_own_scheduler(name, monkeypatch, outcome):
-    compare(name, None, monkeypatch)
+def test_by_its_own_scheduler(name, outcome):
+    compare(name, None)
     outcome(name, scheduler="its own")
 
 
 @pytest.mark.parametrize("name, scheduler", CASES, ids=map("-with-".join, CASES))
-def test_by_each_scheduler(name, scheduler, monkeypatch, outcome):
-    compare(name, schedulers(FAMILIES[name])[scheduler], monkeypatch)
+def test_by_each_scheduler(name, scheduler, outcome):
+    compare(name, schedulers(FAMILIES[name])[scheduler])
     outcome(name, scheduler=scheduler)

@@ -4,37 +4,12 @@ import pytest
 import torch
 from exact_priors import randn, relative
 from families import FAMILIES
-from families.asking import probed, request, wrapped
+from families.asking import model_output, probed, request, wrapped
 from families.expected import REPLAYED
 from families.running import own_run
 
 VIEWS = (0, 1, 2, 3, 4)
 PICTURES = {"sd-upscale": (0, 1, 0, 1, 0)}  # noise levels end before those of the others
-
-
-def model_output(prior, told, raw):
-    """What the scheduler gets of raw outputs [2 B or B, C, h, w], by the guidance that runs."""
-    if told.uncond is None:
-        return raw
-    one, zero = torch.ones(1), torch.zeros(1)  # a = 0, b = 1: the estimate of the noise is what was predicted
-    prior.schedule, own = _Plain(prior.schedule), prior.schedule
-    try:
-        x = torch.zeros_like(raw[: len(raw) // 2])
-        return prior.estimates(raw, x, zero, one, told.guidance.scale, told.guidance.rescale).eps
-    finally:
-        prior.schedule = own
-
-
-class _Plain:
-    """A schedule whose predictions are noise, and are not clipped."""
-
-    prediction_type = "epsilon"
-
-    def __init__(self, own):
-        self.kind = own.kind
-
-    def clip_prediction(self, x0, eps, x, a, b):
-        return x0, eps
 
 
 @pytest.mark.parametrize("name", REPLAYED)
