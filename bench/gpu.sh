@@ -3,6 +3,7 @@
 #
 #   bash bench/gpu.sh             results go to $OUT, or to bench/results
 #   bash bench/gpu.sh ops         leaves the whole runs out;  "runs" leaves the ops out: each then has all of the time
+#   bash bench/gpu.sh pipelines   SDXL, SD3, FLUX and SANA of real size, beside their own calls, and nothing else
 #   DRY=1 bash bench/gpu.sh       prints the stages' commands and runs none of them
 #
 # Needs python3 with a CUDA build of torch, Triton, pytest, pytest-benchmark, setuptools, wheel and ninja, and nvcc.
@@ -11,8 +12,8 @@
 set -uo pipefail
 
 PART=${1:-all}
-[[ $PART == all || $PART == ops || $PART == runs ]] || {
-    echo "the part must be ops or runs, got $PART" >&2
+[[ $PART == all || $PART == ops || $PART == runs || $PART == pipelines ]] || {
+    echo "the part must be ops, runs or pipelines, got $PART" >&2
     exit 2
 }
 cd "$(dirname "$0")/.." || exit 2
@@ -84,9 +85,18 @@ for op, backend, status in dispatch.table():
 raise SystemExit(bool(broken))
 PY
 
+if [[ $PART == pipelines ]]; then
+    # Each model that is done is written at once; the last one may be under way when the time is over.
+    SHARE=$((LIMIT - 10 - SECONDS))
+    stage "bench pipelines" "$SHARE" "$PYTHON" -m bench.pipelines --device cuda \
+        --output "$RESULTS/pipelines_cuda.json" --minutes "$(((SHARE - 90) / 60))"
+fi
+
 WORKERS=()
 "$PYTHON" -c "import xdist" 2>/dev/null && WORKERS=(-n 4)
-if [[ -d tests/gpu ]]; then
+if [[ $PART == pipelines ]]; then
+    :
+elif [[ -d tests/gpu ]]; then
     stage "tests/gpu" 180 "$PYTHON" -m pytest tests/gpu -p no:cacheprovider "${WORKERS[@]}"
 else
     FAILED+=("tests/gpu: there is no such folder")
@@ -100,13 +110,13 @@ minutes() {
     echo "$((tenths / 10)).$((tenths % 10))"
 }
 
-if [[ $PART != ops ]]; then
+if [[ $PART == all || $PART == runs ]]; then
     SHARE=$((LIMIT - 20 - SECONDS))
     [[ $PART == all ]] && SHARE=$((SHARE / 2))
     stage "bench runs" "$SHARE" "$PYTHON" -m bench.end_to_end --device cuda --rounds 1 \
         --output "$RESULTS/end_to_end_cuda.json" --minutes "$(minutes "$SHARE")"
 fi
-if [[ $PART != runs ]]; then
+if [[ $PART == all || $PART == ops ]]; then
     # Building the tables is the processor's work, on any machine; what is timed after it is the GPU's.
     if [[ -n $DRY ]] || "$PYTHON" -c "import embreex, scipy" 2>/dev/null; then
         stage "bench mesh" 120 "$PYTHON" -m bench.mesh --device cuda --seconds 1 \

@@ -3,9 +3,9 @@
     python -m bench.replay [--turns 5] [--output FILE]
 
 CPU seconds of one thread. ``ratio`` is an evaluation by the prior relative to the bare network with the same arguments,
-taken in turns; ``overhead`` is the same difference without the noise of the network, whose recorded answer stands in its
-place, and ``share`` its part of an evaluation. The network is Stable Diffusion 1.5's, with random weights, in float32,
-one row of 64x64 cells; and that of the embedded prior ``scenes``, whose probe is timed too.
+taken in turns; ``overhead`` is the same difference without the noise of the network, whose recorded answer stands in
+its place, and ``share`` its part of an evaluation. The network is Stable Diffusion 1.5's, with random weights, in
+float32, one row of 64x64 cells; and that of the embedded prior ``scenes``, whose probe is timed too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import copy
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -122,10 +123,8 @@ def measure(evaluation: Evaluation, turns: int) -> dict[str, Any]:
         ratios, seconds = [], []
         for turn in range(turns):
             ways = {"replayed": evaluation.replayed, "bare": evaluation.bare}
-            times = {
-                way: _cpu_seconds(lambda way=way: ways[way](gradient))  # type: ignore[misc]
-                for way in sorted(ways, reverse=turn % 2 == 1)
-            }
+            order = sorted(ways, reverse=turn % 2 == 1)  # who begins takes turns as well
+            times = {way: _cpu_seconds(partial(ways[way], gradient)) for way in order}
             ratios.append(times["replayed"] / times["bare"])
             seconds.append(times["bare"])
         overhead = evaluation.overhead(gradient)

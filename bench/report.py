@@ -274,6 +274,17 @@ def _memory(result: Results) -> str:
     return "\n\n".join([table(header, rows, "lrrr"), said, widths, source(result)])
 
 
+def _memory_models(result: Results) -> str:
+    """Weights and evaluations of the larger models."""
+    rows = []
+    for name, model in result["models"].items():
+        for views, peaks in model["evaluations"].items():
+            sizes = (model["weights"]["network"], model["weights"]["autoencoder"], *peaks.values())
+            rows.append([f"{name}, views at once: {views}", *(f"{size / 1e9:.2f}" for size in sizes)])
+    header = ["GB (1e9 bytes)", "network", "autoencoder", "forward", "with gradient", "and checkpointing"]
+    return "\n\n".join([table(header, rows, "lrrrrr"), source(result)])
+
+
 _QUALITIES = ("crispness", "place_confidence", "time_confidence")
 _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "coherence_scenes": (_coherence, "python -m bench.coherence"),
@@ -284,6 +295,7 @@ _QUALITY: dict[str, tuple[Callable[[Results], str], str]] = {
     "ambigrams_glyphs": (_ambigrams, "python -m bench.ambigrams"),
     "textures_scenes-depth": (_textures, "python -m bench.textures"),
     "memory_sd21": (_memory, "python -m bench.memory"),
+    "memory_models": (_memory_models, "python -m bench.memory_models"),
 }
 
 

@@ -38,12 +38,10 @@ class SyncPipeline:
     """Synchronised sampling around a diffusers pipeline that you already have.
 
     Args:
-        pipe: a ``StableDiffusionPipeline``, one with a ControlNet (``StableDiffusionControlNetPipeline``) or with depth
-            as a channel (``StableDiffusionDepth2ImgPipeline``), which :meth:`texture` needs, a
-            ``StableDiffusionXLPipeline``, a ``FluxPipeline``, a first-stage ``IFPipeline``, or one with an adapter of
-            your own, on its device, in its dtype, with its scheduler, whose own solver takes the steps. The
-            pipeline itself is not changed, and its safety checker is not run. Its own switches are honoured: gradient
-            checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding
+        pipe: any diffusers pipeline that samples pictures, on its device, in its dtype, with its scheduler, whose own
+            solver takes the steps; see docs/any-pipeline.md for how it is asked. :meth:`texture` needs one that is
+            shown depth. The pipeline itself is not changed, and its safety checker is not run. Its own switches are
+            honoured: gradient checkpointing (``pipe.unet.enable_gradient_checkpointing()``), tiled decoding
             (``pipe.vae.enable_tiling()``, without seams here) and offloading (``pipe.enable_model_cpu_offload()``).
         guidance_scale: default of the tasks' argument of this name; the pipeline's own if None.
         solver: ``"auto"`` runs the pipeline's own scheduler, and refuses one whose steps have another form (PNDM, Heun,
@@ -417,7 +415,7 @@ class SyncPipeline:
         """A texture for a mesh, from views around it that a depth-conditioned model denoises together.
 
         Needs the packages of ``fastsync[mesh]``, and a model that is shown depth: ``from_zoo("scenes-depth")``, a
-        ``StableDiffusionControlNetPipeline`` with a ControlNet of depth (:meth:`from_pretrained` takes its name), or a
+        pipeline of any family with a ControlNet of depth (:meth:`from_pretrained` takes its name), or a
         ``StableDiffusionDepth2ImgPipeline``. Behind the mesh each view has a flat colour of its own, drawn from the
         seed, which says nothing of the mesh's.
 

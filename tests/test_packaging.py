@@ -62,8 +62,9 @@ def test_kernels_are_found_from_any_folder(tmp_path):
 
 
 def test_tests_are_no_package():
-    # With an __init__.py, pytest would put the root first on the path, and fastsync.kernels would not be found.
-    assert list((ROOT / "tests").rglob("__init__.py")) == []
+    # With an __init__.py, pytest would put the root first on the path, and fastsync.kernels would not be found. Folders
+    # of helpers may have one: it puts tests/ first.
+    assert not (ROOT / "tests" / "__init__.py").exists()
 
 
 def build_script(mode, tmp_path, without_torch=False, **environment):

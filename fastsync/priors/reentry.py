@@ -15,7 +15,7 @@ from ..diffusion import SolverChoice, StepTable
 from ..errors import check_int
 from ..guidance import Guidance
 from .called import CalledPrior
-from .probe.calling import FEW, group_numbers, guidance_argument
+from .probe.calling import FEW, group_numbers, guidance_argument, own_scale
 from .probe.checking import Answers, check_real, check_steps, find_first, rows_stay_apart
 from .probe.entering import Entry, Memories, Memory, Place
 from .probe.layout import PATTERNS, patterns
@@ -216,10 +216,10 @@ class ReenteredPrior(CalledPrior):
 
         if place.iteration == 0 and memory.first is None:
             find_first(self._recorder, self._answers, memory, call)
-        state = self.layout.packed(x)
-        if place.scale not in (None, 1.0):
-            state = state / place.scale
-        output = Entry(self._recorder, self._answers, memory, place, state.to(self._state.dtype))(call())
+        state, dtype = self.layout.packed(x), self._state.dtype
+        unscaled = state if place.scale in (None, 1.0) else state / place.scale
+        entry = Entry(self._recorder, self._answers, memory, place, unscaled.to(dtype), state.to(dtype))
+        output = entry(call())
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             raise ValueError(
                 f"no gradient passes through the call of {type(self.pipe).__name__}, which cuts it in its loop: use a "
@@ -270,8 +270,8 @@ class ReenteredPrior(CalledPrior):
             calls = Calls(tuple(different), tuple(group_numbers(different)), request.seed)
             cond = Conditions({CALL: numbers}, {CALLS: calls})
             start = None if starts[0] is None else torch.cat([starts[number] for number in numbers])  # type: ignore[misc]
-            scale = self._own_guidance() if asked is None else asked.scale
-        return Told(cond, None, Guidance(1.0), start, scale)
+            guidance = Guidance(1.0)
+            return Told(cond, None, guidance, start, own_scale(calling, request, guidance, guided=False))
 
     def _start(self, call: Mapping[str, Any]) -> torch.Tensor | None:
         """The clean view that a call begins from, if it does so."""
@@ -279,15 +279,6 @@ class ReenteredPrior(CalledPrior):
         if recording.steps[0].sample.shape != self._state.shape:
             raise CannotProbe("its views are of different sizes")
         return None if recording.start is None else self.layout.unpacked(recording.start[:1])
-
-    def _own_guidance(self) -> float:
-        """The guidance scale of the pipeline's call where none is given."""
-        for argument in ("guidance_scale", "true_cfg_scale"):
-            default = getattr(self._recorder.takes.get(argument), "default", None)
-            value = self._call.get(argument, default)
-            if isinstance(value, (int, float)):
-                return float(value)
-        return 1.0
 
     # ---- times ------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Entry(Shadow):
         memory: of the same call.
         place: where ``state`` goes in.
         state: [rows, ...], in the pipeline's layout, units and dtype.
+        scaled: what ``scale_model_input`` makes of it at ``place``; None where that is not known beforehand.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Entry(Shadow):
         memory: Memory,
         place: Place,
         state: torch.Tensor,
+        scaled: torch.Tensor | None = None,
     ) -> None:
+        self.scaled = scaled
         self.recorder, self.answers, self.memory, self.place, self.state = recorder, answers, memory, place, state
         self.grad = torch.is_grad_enabled()
         self.done = 0  # iterations
@@ -221,8 +224,13 @@ class Entry(Shadow):
     def _scale(self, own: Callable[..., Any], sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.done != self.place.iteration or self.place.scale == 1.0:
             return sample
-        scaled: torch.Tensor = own(sample, *args, **kwargs) if self.place.scale is None else sample * self.place.scale
-        return scaled
+        if self.place.scale is None:
+            scaled: torch.Tensor = own(sample, *args, **kwargs)
+            return scaled
+        rows = len(sample) // len(self.state) if sample.ndim else 0
+        if self.scaled is not None and rows and torch.equal(sample, torch.cat([self.state] * rows)):
+            return torch.cat([self.scaled] * rows)  # without what multiplying rounds
+        return sample * self.place.scale
 
     # ---- the networks -----------------------------------------------------------------------------------------
 

@@ -255,9 +255,9 @@ class _Run(Shadow):
         if self.expected is not None and not torch.equal(sample.to(self.expected.dtype), self.expected):
             raise CannotProbe("it changes the state between two steps of its scheduler, as inpainting by blending does")
         if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
+            given = list(sample.shape) if isinstance(sample, torch.Tensor) else shown(sample)
             raise CannotProbe(
-                f"it hands its scheduler {list(sample.shape) if isinstance(sample, torch.Tensor) else shown(sample)} for {recording.rows} "
-                "pictures, where one row a picture is needed"
+                f"it hands its scheduler {given} for {recording.rows} pictures, where one row a picture is needed"
             )
         if not self.calls:
             raise CannotProbe("it takes a step without asking a network")
