@@ -1,4 +1,4 @@
-"""Each task on a handful of families that no adapter is for, tiny: it gives a picture, or says in a sentence why not."""
+"""Each task on a handful of families that are probed, tiny: it gives a picture, or says in a sentence why not."""
 
 import functools
 
@@ -66,7 +66,12 @@ def work(name, task, method):
 CANNOT = {
     **{("panorama", "multidiffusion", name): "MultiDiffusion" for name in MORE},
     **{("texture", "multidiffusion", name): "MultiDiffusion" for name in MORE},
-    **{("texture", m, name): "texture() needs a model that" for m in METHODS for name in MORE if name != "sdxl-controlnet"},
+    **{
+        ("texture", method, name): "texture() needs a model that"
+        for method in METHODS
+        for name in MORE
+        if name != "sdxl-controlnet"
+    },
 }
 
 
