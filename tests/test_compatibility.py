@@ -2,8 +2,9 @@
 
 import re
 
-from bench.compatibility import PAGE, page
 from families import FAMILIES
+
+from bench.compatibility import PAGE, page
 
 
 def section(text, name):

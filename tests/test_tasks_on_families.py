@@ -66,7 +66,12 @@ def work(name, task, method):
 CANNOT = {
     **{("panorama", "multidiffusion", name): "MultiDiffusion" for name in MORE},
     **{("texture", "multidiffusion", name): "MultiDiffusion" for name in MORE},
-    **{("texture", m, name): "texture() needs a model that" for m in METHODS for name in MORE if name != "sdxl-controlnet"},
+    **{
+        ("texture", m, name): "texture() needs a model that"
+        for m in METHODS
+        for name in MORE
+        if name != "sdxl-controlnet"
+    },
 }
 
 

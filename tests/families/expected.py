@@ -36,11 +36,15 @@ AWKWARD_SAYS = {
     "global-start": "for 2 pictures, where one row a picture is needed",
     "dropout": "is in training, where dropout draws random numbers",
     "more-in-later-calls": "guidance mixes 4 outputs",
-    **dict.fromkeys(("other-second-step", "changing-guidance", "last-step-differs"), "guidance changes from step to step"),
+    **dict.fromkeys(
+        ("other-second-step", "changing-guidance", "last-step-differs"), "guidance changes from step to step"
+    ),
     **dict.fromkeys(("changed-state", "sd-inpaint-4"), "changes the state between two steps of its scheduler"),
     "step-input": "unet.encoder_hidden_states changes from step to step",
     "hidden-input": "changes gain of its unet while it runs",
-    **dict.fromkeys(("sd-controlnet-end", "flux-controlnet-end"), "controlnet.conditioning_scale changes from step to step"),
+    **dict.fromkeys(
+        ("sd-controlnet-end", "flux-controlnet-end"), "controlnet.conditioning_scale changes from step to step"
+    ),
     **dict.fromkeys(("permuted", "clamped", "batch-coupled"), "no guidance that is known"),
     "doubled": "multiplies its network's output by 2",
     "not-finite": "NaN or infinite",

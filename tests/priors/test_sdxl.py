@@ -12,8 +12,7 @@ from fastsync import priors
 from fastsync.priors import ViewRequest
 
 TEXT, POOLED, IDS = (
-    f"unet.{name}"
-    for name in ("encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")
+    f"unet.{name}" for name in ("encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")
 )
 WINDOW = fs.WideCanvas((8, 8), (8, 8), 8)
 SCHEDULERS = {
