@@ -12,8 +12,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "compatibility.md"
 HEAD = """# What runs on what
 
 `make compatibility` writes this page from what the tests ran, on tiny random pipelines of diffusers' own classes
-(`tests/families`). No family has code of its own in fastsync: a pipeline that is not here is learnt in the same way, and
-`fastsync doctor --model NAME` says whether it can be ([any-pipeline.md](any-pipeline.md)).
+(`tests/families`). None of them has code of its own in fastsync here: a pipeline that is not listed is learnt in the
+same way, and `fastsync doctor --model NAME` says whether it can be ([any-pipeline.md](any-pipeline.md)).
 
 """
 OWN = "its own"
@@ -24,8 +24,8 @@ def page(outcomes: list[dict[str, Any]]) -> str:
     """The page in Markdown.
 
     Args:
-        outcomes: what tests have noted, a dictionary each: ``family``, and those of ``scheduler``, ``method``, ``task``,
-            ``way`` and ``sentence`` (of a refusal) that it is about.
+        outcomes: what tests have noted, a dictionary each: ``family``, and those of ``scheduler``, ``method``,
+            ``task``, ``way`` and ``sentence`` (of a refusal) that it is about.
     """
     return HEAD + "\n".join([_families(outcomes), _schedulers(outcomes), _tasks(outcomes), _refusals(outcomes)])
 
@@ -50,7 +50,7 @@ def _families(outcomes: list[dict[str, Any]]) -> str:
     ]
     return (
         "## Families\n\nOne window is the pipeline's own picture (1e-4), with its own scheduler. Way: `probe`, asked as "
-        "learnt from its call, or `re-entry`, by\nentering its call anew at each step. Methods: yes, three windows ran; "
+        "learnt from\nits call, or `re-entry`, by entering its call anew at each step. Methods: yes, three windows ran; "
         "blank, not tried.\n\n" + table(["family", "way", *METHODS], rows)
     )
 

@@ -1,4 +1,4 @@
-"""Each task on a handful of families that no adapter is for, tiny: it gives a picture, or says in a sentence why not."""
+"""Each task on a handful of families that are probed, tiny: it gives a picture, or says in a sentence why not."""
 
 import functools
 
@@ -67,8 +67,8 @@ CANNOT = {
     **{("panorama", "multidiffusion", name): "MultiDiffusion" for name in MORE},
     **{("texture", "multidiffusion", name): "MultiDiffusion" for name in MORE},
     **{
-        ("texture", m, name): "texture() needs a model that"
-        for m in METHODS
+        ("texture", method, name): "texture() needs a model that"
+        for method in METHODS
         for name in MORE
         if name != "sdxl-controlnet"
     },
