@@ -18,8 +18,9 @@ demo: $(VENV)/.package
 	@$(BIN)/python -m bench.demo -o demo.png
 	@echo "The picture is $(CURDIR)/demo.png"
 
+# Files side by side, each with one thread: tests are small, and threads only wait for one another.
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Wants a quiet machine, and says so where it is not.
 bench: $(VENV)/.dev
@@ -35,7 +36,8 @@ gallery: $(VENV)/.package
 
 # docs/compatibility.md, from the tests that run families, schedulers, methods and tasks.
 compatibility: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/priors/probe tests/test_tasks_on_families.py --compatibility build/compatibility.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/priors/probe tests/test_tasks_on_families.py \
+		--compatibility build/compatibility.json
 	$(BIN)/python -m bench.compatibility build/compatibility.json
 
 lint: $(VENV)/.dev

@@ -17,7 +17,7 @@ from .called import CalledPrior
 from .probe import describing
 from .probe.calling import groups, guidance_argument, own_scale
 from .probe.guidance import RULES, Combination
-from .probe.learning import check, learn, learn_tail, torch_rows
+from .probe.learning import check, clean_start, learn, learn_tail, torch_rows
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
 from .probe.recording import Recording
@@ -241,20 +241,19 @@ class ProbedPrior(CalledPrior):
         cond, uncond = self._conditions(halves[0], halves[1] if guided else None, together, order)
         start: torch.Tensor | None = None
         if found[0][1] is not None:
-            rows = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
-            start = self.layout.unpacked(rows)
+            start = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
         guidance = self._guidance(self._learnt.combination, request)
         return Told(cond, uncond, guidance, start, own_scale(calling, request, guidance, guided))
 
     def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
-        """Rows of both halves and starting latents of views whose calls differ in their texts alone."""
+        """Rows of both halves, and clean views to begin from, of views whose calls differ in their texts alone."""
         # One picture stands for views that are all alike.
         alike = all(same(call, calls[0]) for call in calls)
         rows, count = (1 if alike else len(calls)), len(calls)
         call = self._calling.joined(calls[:rows])
         recording = self._recorder.record(call, rows, stop_after=self._learnt.steps)
         cond, uncond = self._learnt.replay(recording)
-        start = recording.start
+        start = clean_start(recording, self.layout)
         if start is not None:
             start = start.expand(count, *start.shape[1:]) if len(start) == 1 else start[:count]
         if rows == 1:

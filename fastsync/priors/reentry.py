@@ -19,7 +19,7 @@ from .probe.calling import FEW, group_numbers, guidance_argument, own_scale
 from .probe.checking import Answers, check_real, check_steps, find_first, rows_stay_apart
 from .probe.entering import Entry, Memories, Memory, Place
 from .probe.layout import PATTERNS, patterns
-from .probe.learning import learn_tail
+from .probe.learning import clean_start, learn_tail
 from .probe.nested import first, same
 from .probe.recording import Recording
 from .probe.refusal import CannotProbe, refusing
@@ -124,7 +124,7 @@ class ReenteredPrior(CalledPrior):
             one = self._recorder.record(self._calling.repeated(self._call, 1), 1)
             self._state = one.steps[0].sample
             # Schedulers of states x0 + sigma eps make states of fastsync's form of them for the network.
-            self._scaled = not torch.equal(one.steps[0].scaled, self._state)
+            self._scaled = one.unscaled or not torch.equal(one.steps[0].scaled, self._state)
             # Nothing is really asked in this one, so that what changes in the networks is the pipeline's doing.
             self._recorder.record(self._trial(1), 1)
             self._network_name = one.steps[0].calls[-1].name
@@ -278,7 +278,8 @@ class ReenteredPrior(CalledPrior):
         recording = self._recorder.record(self._calling.apart([call]), 1)
         if recording.steps[0].sample.shape != self._state.shape:
             raise CannotProbe("its views are of different sizes")
-        return None if recording.start is None else self.layout.unpacked(recording.start[:1])
+        start = clean_start(recording, self.layout)
+        return None if start is None else start[:1]
 
     # ---- times ------------------------------------------------------------------------------------------------
 

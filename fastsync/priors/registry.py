@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -68,8 +70,20 @@ def users_adapter(pipe: Any) -> Adapter | None:
 
 
 def own_adapter(pipe: Any) -> Adapter | None:
-    """fastsync's own adapter for a pipeline's class; None if there is none, or if the class has a call of its own."""
-    for ancestor in type(pipe).__mro__:
+    """fastsync's own adapter for a pipeline's class; None if there is none, or if its call may do something else.
+
+    A subclass may encode prompts in its own way, which adapters ask it for. Whatever else it overrides, or has been
+    given itself, the call may use and an adapter does not.
+    """
+    kinds = type(pipe).__mro__
+    for place, ancestor in enumerate(kinds):
         if ancestor.__name__ in _OWN and ancestor.__module__.startswith("diffusers."):
-            return _OWN[ancestor.__name__] if type(pipe).__call__ is ancestor.__call__ else None
+            overriding = [*map(vars, kinds[:place]), vars(pipe)]
+            own = {name for names in overriding for name, value in names.items() if _is_method(value)}
+            own -= {name for name in own if not hasattr(ancestor, name)} | {"__init__", "encode_prompt"}
+            return None if own else _OWN[ancestor.__name__]
     return None
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, (property, classmethod, staticmethod, functools.partial)) or inspect.isroutine(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from .calling import FEW, Calling
 from .comparing import templates
 from .guidance import Combination, combination, distance, piece
 from .keeping import random_kept
-from .layout import PATTERNS, Tail, patterns, snapped, tail
+from .layout import PATTERNS, Layout, Tail, patterns, snapped, tail
 from .nested import cloned, first, leaves, same
 from .recipe import Half, half
 from .recording import Recorder, Recording, Step
@@ -91,6 +91,8 @@ def learn(recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> tupl
         raise CannotProbe(
             f"it stepped its scheduler {len(few.steps)} times, and at least {_LEAST} are needed to tell what changes"
         )
+    if few.unscaled:
+        raise CannotProbe("it does not ask its scheduler's scale_model_input, which its states need")
     for name in recorder.networks:
         if few.changed[name] is not None:
             raise CannotProbe(f"it changes {few.changed[name]} of its {name} while it runs")
@@ -129,6 +131,28 @@ def learn_tail(many: Recording, pipe: Any) -> Tail | None:
         if float((grey - 0.5).abs().max()) < 1e-3 and float((white - 1).abs().max()) < 1e-3 and len(shape) == 3:
             return None
     raise CannotProbe("its last state is neither decoded by an autoencoder nor a picture itself")
+
+
+def clean_start(recording: Recording, layout: Layout) -> torch.Tensor | None:
+    """Clean views [B, C, h, w] that a run begins from, B being 1 or the recording's rows; None where that is noise.
+
+    Pipelines noise them before or after they pack them: what makes the noised ones the first state is done to them.
+
+    Raises:
+        CannotProbe: the noised ones are not the first state.
+    """
+    clean, noised, step = recording.start, recording.noised, recording.steps[0]
+    if clean is None or noised is None:
+        return None
+    wanted = layout.unpacked(step.sample)
+    forms: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+        layout.unpacked,
+        lambda latents: latents.reshape(len(latents), *layout.view_shape),
+    )
+    for form in forms:
+        if noised[0].numel() == wanted[0].numel() and distance(form(noised), wanted) <= tolerance(step):
+            return form(clean)
+    raise CannotProbe("it noises latents before its loop, but its first state is made of more than those")
 
 
 def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[str, Any]) -> None:

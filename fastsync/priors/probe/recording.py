@@ -57,7 +57,8 @@ class Recording:
         steps: the loop.
         times: arguments of the scheduler's ``set_timesteps``, those that were not None.
         start: clean latents that the pipeline noised to begin with; None where it began from noise.
-        noised: how many times ``add_noise`` or ``scale_noise`` was called.
+        noised: what they became.
+        unscaled: whether the scheduler's ``scale_model_input`` was not asked, although it changes states.
         decoded: what the autoencoder was given after the loop; None where there is none.
         decoder: the autoencoder's name among the components.
         decoder_dtype: what the pipeline cast the autoencoder to; None if it did not.
@@ -71,7 +72,8 @@ class Recording:
     steps: list[Step] = field(default_factory=list)
     times: dict[str, Any] | None = None
     start: torch.Tensor | None = None
-    noised: int = 0
+    noised: torch.Tensor | None = None
+    unscaled: bool = False
     decoded: torch.Tensor | None = None
     decoder: str = ""
     decoder_dtype: torch.dtype | None = None
@@ -236,10 +238,10 @@ class _Run(Shadow):
         return out
 
     def _noised(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self.recording.noised += 1
         clean = args[0] if args else next(iter(kwargs.values()))
         if not self.recording.steps and isinstance(clean, torch.Tensor):
-            self.recording.start = clean
+            self.recording.start, self.recording.noised = clean, own(*args, **kwargs)
+            return self.recording.noised
         return own(*args, **kwargs)
 
     def _step(
@@ -267,6 +269,7 @@ class _Run(Shadow):
         elif recording.steps:
             self._check_untouched()
         if not recording.steps:
+            recording.unscaled = self.scaled is None and self._scales(sample, timestep)
             recording.changed = {name: state.changed() for name, state in self.plain.items()}
         scaled = sample if self.scaled is None else self.scaled
         if scaled.shape != sample.shape and scaled.ndim == sample.ndim:
@@ -285,6 +288,11 @@ class _Run(Shadow):
             following = torch.randn(sample.shape, generator=self.random, dtype=torch.float32).to(sample)
         self.expected = following
         return StepOutput((following, following))
+
+    def _scales(self, sample: torch.Tensor, timestep: Any) -> bool:
+        """Whether the scheduler would have made another state for the networks of the first one."""
+        own = getattr(type(self.scheduler), "scale_model_input", None)
+        return own is not None and not torch.equal(own(self.scheduler, sample, timestep), sample)
 
     def _note_changes(self) -> None:
         """Which modules are not as they were before the call, of which none has made tables for itself."""
