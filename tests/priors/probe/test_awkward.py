@@ -1,6 +1,7 @@
 """Awkward pipelines: replayed where their steps are alike, refused in one sentence where they are not, never harmed."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_families_that_cannot_be_probed_are_entered_again_or_refused(name, outco
     pipe = family.make()
     assert UNKNOWN_RECIPES.get(name, "") in refused(family, pipe)
     try:
-        prior = wrapped(family, pipe, by=priors.wrap)
+        prior = wrapped(family, pipe, by=partial(priors.wrap, num_inference_steps=steps))
         told = prior.told(request(family))
         prior.steps(steps)
     except ValueError as error:

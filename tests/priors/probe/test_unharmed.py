@@ -67,6 +67,7 @@ class Fuse:
         return called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd, sdxl, flux])
 def test_wherever_something_raises(make, monkeypatch):
     pipe, call = make()
