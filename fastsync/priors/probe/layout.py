@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ class Tail:
         factor, shift: [C] or [C, patch, patch], C being the autoencoder's channels.
         patch: side in the autoencoder's cells of one cell of a view.
         dtype: what the autoencoder is cast to; None if it is not.
+        decoding: further arguments of its ``decode``.
     """
 
     layout: Layout
@@ -81,6 +83,7 @@ class Tail:
     shift: torch.Tensor
     patch: int = 1
     dtype: torch.dtype | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tail(decoded: torch.Tensor, state_shape: torch.Size, dtype: torch.dtype | None) -> Tail:
@@ -177,4 +180,4 @@ def snapped(tail_: Tail, config: Any) -> Tail:
         closest = table[(x[..., None] - table).abs().argmin(-1)]
         return torch.where((closest - x).abs() < 1e-3 * x.abs().clamp_min(1), closest, x)
 
-    return Tail(tail_.layout, nearest(tail_.factor), nearest(tail_.shift), tail_.patch, tail_.dtype)
+    return replace(tail_, factor=nearest(tail_.factor), shift=nearest(tail_.shift))

@@ -95,7 +95,8 @@ def test_wherever_something_raises(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["sd-freeu", "sd-controlnet", "sd-ip-adapter", "sdxl-lora", "flux-lora", "sd3-img2img", "if", "sana", "z-image"]
+    "name",
+    ["sd-freeu", "sd-controlnet", "sd-ip-adapter", "sdxl-lora", "flux-lora", "sd3-img2img", "if", "sana", "z-image"],
 )
 def test_after_a_run(name):
     family = FAMILIES[name]
