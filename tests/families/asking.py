@@ -60,16 +60,16 @@ def request(family: Family, indices: Sequence[int] = (0,), *, seed: int = 0) -> 
 
 
 @functools.cache
-def pipe_of(name: str, scheduler: Any = None) -> Any:
+def pipe_of(name: str) -> Any:
     """A family's pipeline, for all tests of the process: probing leaves it as it is."""
-    return FAMILIES[name].make(scheduler=scheduler)
+    return FAMILIES[name].make()
 
 
 @functools.cache
 def probed(name: str, scheduler: Any = None, indices: tuple[int, ...] = (0,)) -> tuple[ProbedPrior, Told]:
     """A family's prior and what it is told of these pictures, for all tests of the process."""
     family = FAMILIES[name]
-    prior = wrapped(family, pipe_of(name, scheduler), indices)
+    prior = wrapped(family, pipe_of(name) if scheduler is None else family.make(scheduler=scheduler), indices)
     return prior, prior.told(request(family, indices))
 
 

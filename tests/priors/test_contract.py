@@ -121,14 +121,22 @@ class ProbedTransformer(ProbedContract):
 
     @pytest.fixture(autouse=True)
     def double(self, monkeypatch):
-        """diffusers' transformers rotate, norm and attend in float32, whatever they compute in."""
-        own, own_to = torch.Tensor.float, torch.Tensor.to
+        """diffusers' transformers rotate queries and keys in float32, whatever they compute in."""
+        own = torch.Tensor.float
+        monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else own(x))
+
+
+class ProbedSingle(ProbedTransformer):
+    """Norms and attention are in float32 too."""
+
+    @pytest.fixture(autouse=True)
+    def double_everywhere(self, monkeypatch):
+        own = torch.Tensor.to
 
         def to(x, *args, **kwargs):
             narrower = x.dtype == torch.float64 and x.ndim > 2 and torch.float32 in (*args, kwargs.get("dtype"))
-            return x if narrower else own_to(x, *args, **kwargs)
+            return x if narrower else own(x, *args, **kwargs)
 
-        monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else own(x))
         monkeypatch.setattr(torch.Tensor, "to", to)
 
 
@@ -165,7 +173,7 @@ class TestSchnell(TestFlux):
         return {}
 
 
-class TestSana(ProbedTransformer):
+class TestSana(ProbedSingle):
     of_texts = ("transformer.encoder_hidden_states",)
     names = (*of_texts, "transformer.encoder_attention_mask", "recipes")
     switches, sides = (), (16, 32)  # diffusers names no repeated blocks of it
@@ -178,7 +186,7 @@ class TestSana(ProbedTransformer):
         return pipe
 
 
-class TestQwen(ProbedTransformer):
+class TestQwen(ProbedSingle):
     of_texts = ("transformer.encoder_hidden_states",)
     names = (*of_texts, "transformer.img_shapes", "recipes")
     few = 2  # of a single one it makes no time
