@@ -15,11 +15,11 @@ from .guidance import Combination, combination, distance, piece
 from .keeping import random_kept
 from .layout import PATTERNS, Layout, Tail, patterns, snapped, tail
 from .nested import cloned, first, leaves, same
-from .recipe import Half, half
+from .recipe import Half, Recipe, half
 from .recording import Recorder, Recording, Step
 from .refusal import CannotProbe
 from .replaying import check_replay
-from .template import CallTemplate
+from .template import CallTemplate, Fixed
 
 _MOST = 64  # steps of a recording
 _LEAST = 3  # steps that tell what changes
@@ -197,8 +197,14 @@ def rounding(step: Step) -> float:
 
 def halves_alike(a: tuple[Half, Half | None], b: tuple[Half, Half | None], bound: float) -> bool:
     """Whether both ask the networks alike, but for rounding of rows."""
-    recipes = all(x is None or y is None or x[0].equals(y[0]) for x, y in zip(a, b, strict=True))
+    recipes = all(x is None or y is None or same(_plain(x[0]), _plain(y[0])) for x, y in zip(a, b, strict=True))
     return recipes and rows_alike(a, b, bound)
+
+
+def _plain(recipe: Recipe) -> list[Any]:
+    """A recipe's constants that can be compared; objects that each call makes anew cannot."""
+    nodes = [node for call in recipe.calls for node in call.nodes if isinstance(node, Fixed)]
+    return [node.value for node in nodes if isinstance(node.value, (torch.Tensor, int, float, str))]
 
 
 def rows_alike(a: tuple[Half, Half | None], b: tuple[Half, Half | None], bound: float) -> bool:

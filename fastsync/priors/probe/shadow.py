@@ -97,11 +97,11 @@ class Shadow:
         parts["scheduler"] = self.scheduler
         for name, module in self.modules.items():
             if hasattr(module, "decode") and hasattr(module, "encode"):
-                stand_in = self._stand_in(name, module, self._outside(module))
+                stand_in = StandIn(module, self._outside(module))
                 vars(stand_in)["decode"] = functools.partial(self._decode, name, stand_in)
                 vars(stand_in)["encode"] = functools.partial(self._encode, module)
             else:
-                stand_in = self._stand_in(name, module, functools.partial(self._answer, name, module))
+                stand_in = StandIn(module, functools.partial(self._answer, name, module))
             if hasattr(module, "cache_context"):
                 # It hangs a registry of hooks on a network, which none needs that caches nothing (``check_fit``).
                 vars(stand_in)["cache_context"] = contextlib.nullcontext
@@ -111,9 +111,6 @@ class Shadow:
             parts["encode_prompt"] = functools.partial(self._encode_prompt, shadow, own)
         self._as_copied = parts.copy()
         return shadow
-
-    def _stand_in(self, name: str, module: torch.nn.Module, answer: Callable[..., Any]) -> StandIn:
-        return StandIn(module, answer)
 
     def _scheduler(self, given: Any) -> Any:
         scheduler = copy.deepcopy(given)
