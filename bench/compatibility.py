@@ -51,12 +51,7 @@ def _families(outcomes: list[dict[str, Any]]) -> str:
     return (
         "## Families\n\nOne window is the pipeline's own picture (1e-4), with its own scheduler. Way: `probe`, asked "
         "as learnt from\nits call, or `re-entry`, by entering its call anew at each step. Methods: yes, three windows "
-<<<<<<< HEAD
-        "ran; "
-        "blank, not tried.\n\n" + table(["family", "way", *METHODS], rows)
-=======
         "ran; blank, not tried.\n\n" + table(["family", "way", *METHODS], rows)
->>>>>>> contract
     )
 
 
