@@ -68,7 +68,14 @@ class CalledPrior(PipelinePrior):
         else:
             self.layout = tail.layout
             vae = getattr(self.pipe, decoder)
-            self.codec = VaeCodec(vae, factor=tail.factor, shift=tail.shift, patch=tail.patch, dtype=tail.dtype)
+            self.codec = VaeCodec(
+                vae,
+                factor=tail.factor,
+                shift=tail.shift,
+                patch=tail.patch,
+                dtype=tail.dtype,
+                decoding=tail.decoding,
+            )
         self.window = self.layout.view_shape[1:]
         asked, made = self._asked_window, self.window_pixels
         if asked is not None and made != asked:

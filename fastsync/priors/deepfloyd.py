@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.utils import is_bs4_available, is_ftfy_available
 
 from ..conditions import Conditions
 from ..diffusion import SolverChoice
@@ -30,6 +31,7 @@ class DeepFloydPrior(UNetPrior):
     """
 
     units = "pixels"
+    default_guidance = 7.0
 
     def __init__(
         self,
@@ -51,6 +53,11 @@ class DeepFloydPrior(UNetPrior):
                 "first stage, e.g. DeepFloyd/IF-I-M-v1.0."
             )
         super().__init__(pipe, window, runtime, solver)
+
+    @property
+    def _encoding(self) -> dict[str, Any]:
+        """As the pipeline's own call, which cleans prompts where it finds what it needs for that."""
+        return {"clean_caption": is_bs4_available() and is_ftfy_available()}
 
     def network(self, x: torch.Tensor, t: torch.Tensor, cond: Conditions | None) -> torch.Tensor:
         """As every UNet's, without the variance."""

@@ -17,7 +17,7 @@ from .called import CalledPrior
 from .probe import describing
 from .probe.calling import groups, guidance_argument, own_scale
 from .probe.guidance import RULES, Combination
-from .probe.learning import check, clean_start, learn, learn_tail, torch_rows
+from .probe.learning import check, clean_start, halves_alike, learn, learn_tail, rounding, rows_alike, torch_rows
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
 from .probe.recording import Recording
@@ -28,7 +28,7 @@ from .reuse import DeepFeatures
 from .runtime import Runtime
 from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
 
-RECIPE, RECIPES = "recipe", "recipes"  # names among the conditions
+RECIPE, RECIPES, RULE = "recipe", "recipes", "rule"  # names among the conditions
 
 
 class ProbedPrior(CalledPrior):
@@ -75,7 +75,7 @@ class ProbedPrior(CalledPrior):
             self._learnt, _, many = learn(self._recorder, self._calling, self._call)
             check(self._learnt, self._recorder, self._calling, self._call)
             self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
-        self._rule: Combination | None = None
+        self._rule: tuple[str, float] | None = None  # of guidance that is not linear, and its strength
         self._run: tuple[int, Recording] | None = None
         if num_inference_steps is not None:
             with refusing(pipe):
@@ -135,6 +135,11 @@ class ProbedPrior(CalledPrior):
             missing = known - cond.rows.keys()
             foreign = cond.rows.keys() - known - {RECIPE, VIEW_LABELS}
             if not missing and not foreign:
+                if cond.shared.get(RULE, self._rule) != self._rule:
+                    raise ValueError(
+                        f"cond is of an earlier told() of this prior, whose guidance {type(self.pipe).__name__} "
+                        "rescales in another way: call prior.told(request) again."
+                    )
                 return cond
             wrong = f"without {sorted(missing)[0]!r}" if missing else f"with {sorted(foreign)[0]!r} beside it"
         raise ValueError(
@@ -187,7 +192,8 @@ class ProbedPrior(CalledPrior):
             return super().estimates(raw, x, a, b, guidance_scale, rescale)
         uncond, cond = self.layout.packed(raw.to(x.dtype)).chunk(2)
         s = torch.as_tensor(guidance_scale).to(x).expand(len(x)).reshape(-1, *[1] * (cond.ndim - 1))
-        mixed = RULES[self._rule.rule](cond, torch.lerp(uncond, cond, s), self._rule.strength)
+        rule, strength = self._rule
+        mixed = RULES[rule](cond, torch.lerp(uncond, cond, s), strength)
         # Outside of guidance's interval (s = 1) nothing is rescaled.
         guided = self.layout.unpacked(torch.where(s == 1.0, cond, mixed))
         x0, eps = ops.cfg_tweedie(guided, None, x, a, b, 1.0, self.schedule.prediction_type)
@@ -228,22 +234,36 @@ class ProbedPrior(CalledPrior):
         calls = [calling.of_view(request, view) for view in range(request.num_views)]
         together = groups(calls)
         self._call = calls[0]
-        of_groups = [[calls[view] for view in group] for group in together]
         try:
-            found = [self._gathered(group) for group in of_groups]
+            together, found = self._gathered_groups(calls, together)
         except CannotProbe:  # another form than that of the calls before
             self._learnt, _, _ = learn(self._recorder, calling, self._call)
             self._run = None
-            found = [self._gathered(group) for group in of_groups]
+            together, found = self._gathered_groups(calls, together)
         halves = [[f[0][k] for f in found] for k in (0, 1)]
         order = [view for group in together for view in group]
         guided = self._learnt.combination.uncond is not None
+        guidance = self._guidance(self._learnt.combination, request)
         cond, uncond = self._conditions(halves[0], halves[1] if guided else None, together, order)
         start: torch.Tensor | None = None
         if found[0][1] is not None:
             start = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
-        guidance = self._guidance(self._learnt.combination, request)
         return Told(cond, uncond, guidance, start, own_scale(calling, request, guidance, guided))
+
+    def _gathered_groups(
+        self, calls: list[dict[str, Any]], together: list[list[int]]
+    ) -> tuple[list[list[int]], list[tuple[tuple[Half, Half | None], torch.Tensor | None]]]:
+        """Groups of views whose calls were made as one, and what was gathered of each."""
+        found = [self._gathered([calls[view] for view in group]) for group in together]
+        for group, (halves, _) in zip(together, found, strict=True):
+            if all(same(calls[view], calls[group[0]]) for view in group):
+                continue
+            # What one text becomes may depend on those beside it.
+            alone = self._recorder.record(self._calling.joined([calls[group[0]]]), 1, stop_after=1)
+            if not rows_alike(halves, self._learnt.replay(alone), rounding(alone.steps[0])):
+                together = [[view] for view in range(len(calls))]
+                return together, [self._gathered([call]) for call in calls]
+        return together, found
 
     def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
         """Rows of both halves, and clean views to begin from, of views whose calls differ in their texts alone."""
@@ -287,7 +307,7 @@ class ProbedPrior(CalledPrior):
             columns.append({n: [v[order.index(i)] for i in sorted(order)] for n, v in column.items()})
         if len(recipes) == 1:
             columns = [{name: values for name, values in column.items() if name != RECIPE} for column in columns]
-        shared = {RECIPES: tuple(recipes)}
+        shared = {RECIPES: tuple(recipes), **({} if uncond is None else {RULE: self._rule})}
         stacked = {
             name: name != RECIPE
             and isinstance(torch_rows([v for column in columns for v in column[name]]), torch.Tensor)
@@ -302,8 +322,7 @@ class ProbedPrior(CalledPrior):
     def _guidance(self, found: Combination, request: ViewRequest) -> Guidance:
         """How the halves are combined: the caller's guidance in fastsync's terms."""
         asked = request.guidance
-        self._rule = None
-        if found.uncond is None:
+        if found.uncond is None:  # and what was told before keeps its rule
             if asked is not None and asked != Guidance(asked.scale):
                 raise ValueError(
                     f"{type(self.pipe).__name__} tells its network the guidance scale, so rescale and interval have no "
@@ -317,8 +336,8 @@ class ProbedPrior(CalledPrior):
         rescale, interval = (0.0, (0.0, 1.0)) if asked is None else (asked.rescale, asked.interval)
         if found.rule == "deviation":
             rescale = found.strength
-        elif found.rule != "linear":
-            self._rule = found
+        nonlinear = found.rule not in ("linear", "deviation")
+        self._rule = (found.rule, found.strength) if nonlinear else None
         return Guidance(scale, rescale, interval)
 
     # ---- times ------------------------------------------------------------------------------------------------
@@ -342,7 +361,11 @@ class ProbedPrior(CalledPrior):
                     f"num_inference_steps={count} gives {type(self.pipe).__name__} times that are no numbers: take "
                     "more steps."
                 )
-            self._learnt.replay(recording)
+            # The rows of told() were made in short calls.
+            short = self._recorder.record(self._calling.repeated(self._call, 1, self._learnt.steps), 1, stop_after=1)
+            bound = rounding(recording.steps[0])
+            if not halves_alike(self._learnt.replay(recording), self._learnt.replay(short), bound):
+                raise CannotProbe("what it tells its networks depends on the number of steps")
             self._run = count, recording
         return self._run[1]
 

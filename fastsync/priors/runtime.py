@@ -42,7 +42,10 @@ def autoencoder_of(pipe: Any) -> Any:
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
-    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    parts = getattr(pipe, "components", None)
+    if not isinstance(parts, dict):
+        return {}  # no pipeline of diffusers: whoever learns from it says so
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
 
 def _is_autoencoder(part: torch.nn.Module) -> bool:

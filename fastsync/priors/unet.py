@@ -74,6 +74,11 @@ class UNetPrior(PipelinePrior):
         cond, uncond = self._encoded(prompt, negative_prompt)
         return cond, uncond
 
+    @property
+    def _encoding(self) -> dict[str, Any]:
+        """Further arguments of the pipeline's ``encode_prompt``."""
+        return {}
+
     def _encoded(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None
     ) -> tuple[torch.Tensor, ...]:
@@ -81,6 +86,7 @@ class UNetPrior(PipelinePrior):
         prompts, negatives = strings(prompt, negative_prompt)
         # By name: the families order them differently.
         settings = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+        settings |= self._encoding
         with torch.no_grad():
             encoded: tuple[torch.Tensor, ...] = self.pipe.encode_prompt(prompts, negative_prompt=negatives, **settings)
         return encoded

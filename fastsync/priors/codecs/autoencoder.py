@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class VaeCodec(Codec):
             [B, C p p, h / p, w / p], in the order of :func:`torch.nn.functional.pixel_unshuffle`.
         dtype: what to compute in; the VAE's own if None. Its weights stay as they are; copies in this dtype are made
             for each call. See :func:`upcast_dtype`.
+        decoding: further arguments of the VAE's ``decode``.
 
     Raises:
         TypeError, ValueError: an argument of a wrong kind, or a VAE that does not say its scale.
@@ -55,8 +56,9 @@ class VaeCodec(Codec):
         shift: float | torch.Tensor | None = None,
         patch: int = 1,
         dtype: torch.dtype | None = None,
+        decoding: Mapping[str, Any] | None = None,
     ) -> None:
-        self.vae, self._dtype = vae, dtype
+        self.vae, self._dtype, self._decoding = vae, dtype, dict(decoding or {})
         self._patch = check_int("patch", patch)
         self.scale = self._patch * _scale_of(vae) if scale is None else check_int("scale", scale)
         self._normalisation = Normalisation(vae.config, factor, shift, self._patch)
@@ -113,7 +115,7 @@ class VaeCodec(Codec):
     def _decoded(self, latents: torch.Tensor, closed: tuple[bool, bool]) -> torch.Tensor:
         """The pixels of latents in the VAE's own units."""
         ratio = self.scale // self._patch
-        how = self._how(latents, ratio, closed)
+        how = None if self._decoding else self._how(latents, ratio, closed)
         if how == "strips":
             return kl.decode(self.vae, latents, closed)
         function = partial(self._decoded_open, how)
@@ -122,7 +124,7 @@ class VaeCodec(Codec):
     def _decoded_open(self, how: local.Halves | None, latents: torch.Tensor) -> torch.Tensor:
         latents = latents[:, :, None] if self._of_videos else latents
         if how is None:
-            pixels: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
+            pixels: torch.Tensor = self.vae.decode(latents, return_dict=False, **self._decoding)[0]
         else:
             pixels = local.decode(self.vae, how, latents)
         return pixels[:, :, 0] if self._of_videos else pixels

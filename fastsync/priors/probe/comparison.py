@@ -73,7 +73,7 @@ def _compare(prior: PipelinePrior, one: Recording, layout: Layout) -> None:
             got = rescaled(got, cond, told.guidance.rescale)
     wanted = layout.unpacked(model_output(step))
     error = float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))
-    bound = 100 * tolerance(step)
+    bound = 50 * tolerance(step)
     if not error <= bound:
         raise ValueError(
             f"{type(prior).__name__}, the adapter registered for {type(prior.pipe).__name__}, differs from that "

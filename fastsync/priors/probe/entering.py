@@ -151,11 +151,11 @@ class Entry(Shadow):
 
         return called
 
-    def _encode_prompt(self, shadow: Any, *args: Any, **kwargs: Any) -> Any:
+    def _encode_prompt(self, shadow: Any, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._in_texts = True  # which have a memory of their own
         try:
             with self.operations.ignored():
-                return super()._encode_prompt(shadow, *args, **kwargs)
+                return super()._encode_prompt(shadow, own, *args, **kwargs)
         finally:
             self._in_texts = False
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ class Tail:
         factor, shift: [C] or [C, patch, patch], C being the autoencoder's channels.
         patch: side in the autoencoder's cells of one cell of a view.
         dtype: what the autoencoder is cast to; None if it is not.
+        decoding: further arguments of its ``decode``.
     """
 
     layout: Layout
@@ -81,6 +83,7 @@ class Tail:
     shift: torch.Tensor
     patch: int = 1
     dtype: torch.dtype | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tail(decoded: torch.Tensor, state_shape: torch.Size, dtype: torch.dtype | None) -> Tail:
@@ -191,4 +194,4 @@ def snapped(tail_: Tail, config: Any, rounded: bool) -> Tail:
         return torch.stack(rows)
 
     factor, shift = nearest(tail_.factor, of_factor), nearest(tail_.shift, of_shift)
-    return Tail(tail_.layout, factor, shift, tail_.patch, tail_.dtype)
+    return replace(tail_, factor=factor, shift=shift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from .guidance import Combination, combination, distance, piece
 from .keeping import random_kept
 from .layout import PATTERNS, Layout, Tail, patterns, snapped, tail
 from .nested import cloned, first, leaves, same
-from .recipe import Half, half
+from .recipe import Half, Recipe, half
 from .recording import Recorder, Recording, Step
 from .refusal import CannotProbe
 from .replaying import check_replay
-from .template import CallTemplate
+from .template import CallTemplate, Fixed
 
 _MOST = 64  # steps of a recording
 _LEAST = 3  # steps that tell what changes
@@ -121,7 +121,7 @@ def learn_tail(many: Recording, pipe: Any) -> Tail | None:
     """
     shape = many.steps[-1].sample.shape[1:]
     if many.decoded is not None:
-        found = tail(many.decoded, shape, many.decoder_dtype)
+        found = replace(tail(many.decoded, shape, many.decoder_dtype), decoding=many.decoding)
         rounded = many.decoded.dtype in (torch.float16, torch.bfloat16)
         return snapped(found, getattr(pipe, many.decoder).config, rounded)
     pictures = first(many.pictures)
@@ -166,7 +166,7 @@ def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[st
     recording = _few(recorder, calling, call, learnt.steps, real=True)
     step, rows = recording.steps[0], recording.rows
     t = torch.as_tensor(step.t, device=step.sample.device).reshape(1)
-    shape, bound = step.sample.shape[1:], _ROUNDING if _exact(step) else _ROUNDING_HALF
+    shape, bound = step.sample.shape[1:], rounding(step)
     sources = learnt.combination.cond, learnt.combination.uncond
     for asked, source in zip(learnt.halves(step, rows), sources, strict=True):
         if asked is None or source is None:
@@ -188,10 +188,37 @@ def check(learnt: Learnt, recorder: Recorder, calling: Calling, call: Mapping[st
                 )
 
 
-def _exact(step: Step) -> bool:
-    """Whether nothing was computed in half precision."""
-    kinds = {v.dtype for call in step.calls for v in leaves(call.output) if isinstance(v, torch.Tensor)}
-    return not kinds & {torch.float16, torch.bfloat16}
+def rounding(step: Step) -> float:
+    """What another batch may change of a network's answer, relative to its largest value."""
+    values = [v for call in step.calls for v in leaves([call.args, call.kwargs, call.output])]
+    kinds = {v.dtype for v in values if isinstance(v, torch.Tensor)}
+    return _ROUNDING_HALF if kinds & {torch.float16, torch.bfloat16} else _ROUNDING
+
+
+def halves_alike(a: tuple[Half, Half | None], b: tuple[Half, Half | None], bound: float) -> bool:
+    """Whether both ask the networks alike, but for rounding of rows."""
+    recipes = all(x is None or y is None or same(_plain(x[0]), _plain(y[0])) for x, y in zip(a, b, strict=True))
+    return recipes and rows_alike(a, b, bound)
+
+
+def _plain(recipe: Recipe) -> list[Any]:
+    """A recipe's constants that can be compared; objects that each call makes anew cannot."""
+    nodes = [node for call in recipe.calls for node in call.nodes if isinstance(node, Fixed)]
+    return [node.value for node in nodes if isinstance(node.value, (torch.Tensor, int, float, str))]
+
+
+def rows_alike(a: tuple[Half, Half | None], b: tuple[Half, Half | None], bound: float) -> bool:
+    """Whether the first rows of two recordings of a picture are the same but for rounding, where they are as long."""
+    for x, y in zip(a, b, strict=True):
+        if x is None or y is None:
+            continue
+        for name in x[1].keys() & y[1].keys():
+            one, other = x[1][name][0], y[1][name][0]
+            if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or one.shape != other.shape:
+                continue
+            if one.numel() and not same(one, other) and not distance(one, other) <= bound:
+                return False
+    return True
 
 
 def torch_rows(values: Sequence[Any]) -> Any:

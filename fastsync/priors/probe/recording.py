@@ -15,7 +15,7 @@ from .fitness import modules_of
 from .keeping import PlainState, quiet, random_kept, random_states
 from .nested import cloned, first, kept, mapped
 from .refusal import CannotProbe
-from .shadow import Shadow, Stop
+from .shadow import Shadow, Stop, Text
 from .standing_in import StandIn, StepOutput
 
 
@@ -62,6 +62,7 @@ class Recording:
         decoded: what the autoencoder was given after the loop; None where there is none.
         decoder: the autoencoder's name among the components.
         decoder_dtype: what the pipeline cast the autoencoder to; None if it did not.
+        decoding: further arguments that the autoencoder was given.
         pictures: what the call returned, where no autoencoder ended it.
         scheduler: the copy that took part, with its times set.
         changed: of each component, what the pipeline changed of it by the loop's first step, or set in it at any time;
@@ -77,6 +78,7 @@ class Recording:
     decoded: torch.Tensor | None = None
     decoder: str = ""
     decoder_dtype: torch.dtype | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
     pictures: Any = None
     scheduler: Any = None
     changed: dict[str, str | None] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class Recording:
 _ALIKE = 5  # rows from which on the last two are made alike
 _FACTOR = 1.15  # between halves, for guidance scales from 1 to 14
 
+
+_NOT_DECODING = ("return_dict", "generator", "kwargs")  # arguments of decoders that no picture depends on
 
 # How a state goes on after a step: from its shape, dtype and device, and whether it is the last one.
 NextState = Callable[[torch.Tensor, bool], torch.Tensor]
@@ -126,7 +130,7 @@ class Recorder:
         self.takes = inspect.signature(type(pipe).__call__).parameters
         self.networks: set[str] = set()
         self.asked: dict[str, NetworkCall] = {}
-        self.texts: dict[str, Any] = {}
+        self.texts: dict[str, list[Text]] = {}
         self.changes: set[str] = set()
         self.doubted: set[str] = set()
 
@@ -309,9 +313,18 @@ class _Run(Shadow):
 
     # ---- the networks -----------------------------------------------------------------------------------------
 
-    def _decode(self, name: str, stand_in: StandIn, z: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def _decode(self, name: str, stand_in: StandIn, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.recording.steps:
             raise CannotProbe("it decodes latents before its first step")
+        kind: Any = type(self.modules[name])
+        given = inspect.signature(kind.decode).bind(None, z, *args, **kwargs).arguments
+        further = list(given.items())[2:]
+        for argument, value in dict([*further, *given.get("kwargs", {}).items()]).items():
+            if argument in _NOT_DECODING or value is None:
+                continue
+            if not isinstance(value, (bool, int, float, str)):
+                raise CannotProbe(f"it decodes with {argument}={shown(value)}, which may differ from view to view")
+            self.recording.decoding[argument] = value
         self.recording.decoded, self.recording.decoder = z, name
         self.recording.decoder_dtype = stand_in.cast_to
         raise Stop

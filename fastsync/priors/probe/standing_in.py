@@ -14,7 +14,6 @@ class StandIn:
     Args:
         real: the module.
         answer: is called in its place.
-        methods: further methods that are answered in its place.
 
     Attributes:
         attributes_set: names of the attributes that the pipeline has set.
@@ -22,8 +21,8 @@ class StandIn:
 
     attributes_set: list[str]
 
-    def __init__(self, real: torch.nn.Module, answer: Callable[..., Any], **methods: Callable[..., Any]) -> None:
-        vars(self).update(methods, _real=real, _answer=answer, attributes_set=[])
+    def __init__(self, real: torch.nn.Module, answer: Callable[..., Any]) -> None:
+        vars(self).update(_real=real, _answer=answer, attributes_set=[])
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
