@@ -240,6 +240,11 @@ class ProbedPrior(CalledPrior):
             self._learnt, _, _ = learn(self._recorder, calling, self._call)
             self._run = None
             together, found = self._gathered_groups(calls, together)
+        if tuple(self._learnt.state_shape) != tuple(self.layout.state_shape):
+            raise CannotProbe(
+                f"its views are states of {list(self._learnt.state_shape)} where the window makes "
+                f"{list(self.layout.state_shape)}: pass window=, or pictures of the window's size"
+            )
         halves = [[f[0][k] for f in found] for k in (0, 1)]
         order = [view for group in together for view in group]
         guided = self._learnt.combination.uncond is not None

@@ -254,10 +254,11 @@ class _Run(Shadow):
         model_output: torch.Tensor,
         timestep: Any,
         sample: torch.Tensor,
-        *_: Any,
-        **__: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> StepOutput:
         recording = self.recording
+        _check_settings(own, (model_output, timestep, sample, *args), kwargs)
         if self.expected is not None and not torch.equal(sample.to(self.expected.dtype), self.expected):
             raise CannotProbe("it changes the state between two steps of its scheduler, as inpainting by blending does")
         if not isinstance(sample, torch.Tensor) or len(sample) != recording.rows:
@@ -367,6 +368,16 @@ class _Run(Shadow):
             if len(part) == rows and part[0].shape == parts[0][0].shape:
                 part[rows - 1].copy_(parts[0][rows - 1] * _FACTOR)
                 part[rows - 2].copy_(parts[0][rows - 2] / _FACTOR)
+
+
+def _check_settings(own: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """CannotProbe where a scheduler's step is given settings of its own, which fastsync's steps would leave out."""
+    signature = inspect.signature(own)
+    for name, value in list(signature.bind(*args, **kwargs).arguments.items())[3:]:
+        default = signature.parameters[name].default
+        plain = isinstance(value, (int, float)) and name not in ("return_dict", "generator")
+        if plain and value != default and value != 0:
+            raise CannotProbe(f"it takes its scheduler's steps with {name}={value}, which fastsync's steps do not know")
 
 
 def made_up(call: NetworkCall, real: NetworkCall, random: torch.Generator) -> Any:
