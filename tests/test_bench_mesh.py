@@ -112,7 +112,8 @@ def test_more_views_take_memory_in_proportion():
 
 
 @pytest.mark.slow
-def test_the_command_measures_and_the_report_tells(tmp_path):
+def test_the_command_measures_and_the_report_tells(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with which pytest-benchmark would measure nothing
     output = tmp_path / "mesh.json"
     with pytest.raises(SystemExit) as ended:
         mesh.main("cpu", "", 10.0, 0.05, 1, True, output)

@@ -315,7 +315,7 @@ def broken(folder, name, content):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda folder: folder / "nowhere", "nowhere"),
+        (lambda folder: folder / "nowhere", "neither a local folder"),
         (lambda folder: "no such/model at/all", "no such/model at/all"),
         (lambda folder: folder, "model_index.json"),
         (lambda folder: broken(folder, "model_index.json", '{"_class_name": "NoPipeline"}'), "NoPipeline"),

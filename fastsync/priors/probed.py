@@ -264,11 +264,20 @@ class ProbedPrior(CalledPrior):
             if all(same(calls[view], calls[group[0]]) for view in group):
                 continue
             # What one text becomes may depend on those beside it.
-            alone = self._recorder.record(self._calling.joined([calls[group[0]]]), 1, stop_after=1)
+            alone = self._alone(calls[group[0]])
+            if alone is None:
+                continue
             if not rows_alike(halves, self._learnt.replay(alone), rounding(alone.steps[0])):
                 together = [[view] for view in range(len(calls))]
                 return together, [self._gathered([call]) for call in calls]
         return together, found
+
+    def _alone(self, call: dict[str, Any]) -> Recording | None:
+        """A call of one view; None where its text makes none, as an empty one may."""
+        try:
+            return self._recorder.record(self._calling.joined([call]), 1, stop_after=1)
+        except CannotProbe:
+            return None
 
     def _gathered(self, calls: list[dict[str, Any]]) -> tuple[tuple[Half, Half | None], torch.Tensor | None]:
         """Rows of both halves, and clean views to begin from, of views whose calls differ in their texts alone."""

@@ -9,6 +9,7 @@ from typing import Any
 from ..diffusion import NoiseSchedule, SolverChoice
 from ..errors import check_pair
 from .base import PipelinePrior
+from .depth import DepthPrior
 from .probe.comparison import check_adapter
 from .probe.fitness import check_fit
 from .probe.refusal import CannotProbe
@@ -65,10 +66,12 @@ def wrap(
     check_fit(pipe)
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
-        try:
-            return _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
-        except Unfit:
-            pass  # of the class, but built or set otherwise
+        # A model of depth may come in a pipeline without a depth estimator; others are built or set otherwise.
+        for own in dict.fromkeys((adapter, DepthPrior)):
+            try:
+                return _adapted(own, pipe, window, neighbours, conditioning_scale, asked)
+            except Unfit:
+                continue
     asked |= {"window": window, "conditioning_scale": conditioning_scale, "pipe_kwargs": pipe_kwargs}
     asked |= {"neighbours": neighbours, "example": example, "num_inference_steps": num_inference_steps}
     try:

@@ -59,7 +59,11 @@ def convert(kind: Any, options: dict[str, Any], own: Any) -> Any:
 NO_SIGMAS = ("flow-dpm-2m",)  # the call passes sigmas, which this one does not take
 NO_NOISE = ("flow-dpm-2m", "flow-unipc")  # besides, the call asks for scale_noise, or passes sigmas of another type
 NO_VARIANCE = ("ddim", "lcm", "euler", "euler-karras", "euler-ancestral", "unipc")  # config.variance_type is read
+NO_GENERATOR = tuple(
+    name for name, (kind, _) in VP.items() if "generator" not in inspect.signature(kind.step).parameters
+)
 WITHOUT: dict[str, tuple[str, ...]] = {
+    "ddpm": NO_GENERATOR,
     "lcm": tuple(name for name in VP if name != "lcm"),
     "sd-sag": ("euler", "euler-karras", "euler-ancestral"),
     **dict.fromkeys(("if", "if-img2img", "if-superresolution"), NO_VARIANCE),
@@ -75,6 +79,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("flux-controlnet-union", "flux-controlnet-two", "flux-controlnet-end", "chroma"), NO_SIGMAS),
     **dict.fromkeys(("hidream", "ovis", "longcat", "krea2", "nucleus"), NO_SIGMAS),
+    **dict.fromkeys(("ideogram4", "ideogram4-schedule", "glm-image"), tuple(FLOW)),  # times of their own
     **dict.fromkeys((f"hunyuan-image-{kind}" for kind in ("distilled", "guider", "apg", "meanflow")), NO_SIGMAS),
 }
 MAKERS: dict[str, Maker] = {name: partial(convert, kind, options) for name, (kind, options) in {**VP, **FLOW}.items()}
