@@ -106,10 +106,15 @@ class ProbedContract(PriorContract):
     def texts(self, prior, conditions):
         return [conditions[name] for name in self.of_texts]
 
+    def test_conditions_have_names(self):
+        prior = self.make()
+        for c in self.conditions(prior):
+            assert set(c) - {"rule"} == set(self.names)  # of guidance, where there is any
+
 
 class TestSDXL(ProbedContract):
     of_texts = ("unet.encoder_hidden_states", "unet.added_cond_kwargs.text_embeds")
-    names = (*of_texts, "unet.added_cond_kwargs.time_ids", "recipes", "rule")
+    names = (*of_texts, "unet.added_cond_kwargs.time_ids", "recipes")
 
     def make_pipe(self, dtype=torch.float32):
         return families.make_xl_pipeline(dtype=dtype)
@@ -142,7 +147,7 @@ class ProbedSingle(ProbedTransformer):
 
 class TestSD3(ProbedTransformer):
     of_texts = ("transformer.encoder_hidden_states", "transformer.pooled_projections")
-    names = (*of_texts, "recipes", "rule")
+    names = (*of_texts, "recipes")
     switches = ()  # diffusers names no repeated blocks of it
     window, pipe_kwargs = (16, 16), {"max_sequence_length": 12}
 
@@ -152,7 +157,7 @@ class TestSD3(ProbedTransformer):
 
 class TestFlux(ProbedTransformer):
     of_texts = ("transformer.encoder_hidden_states", "transformer.pooled_projections")
-    names = (*of_texts, "transformer.guidance", "recipes", "rule")
+    names = (*of_texts, "transformer.guidance", "recipes")
     pipe_kwargs = {"max_sequence_length": 12, "true_cfg_scale": 3.0}
 
     def make_pipe(self, dtype=torch.float32):
@@ -163,7 +168,7 @@ class TestFlux(ProbedTransformer):
 
 
 class TestSchnell(TestFlux):
-    names = (*TestFlux.of_texts, "recipes", "rule")
+    names = (*TestFlux.of_texts, "recipes")
 
     def make_pipe(self, dtype=torch.float32):
         scheduler = families.make_flux_scheduler(shift=1.0, use_dynamic_shifting=False)
@@ -175,7 +180,7 @@ class TestSchnell(TestFlux):
 
 class TestSana(ProbedSingle):
     of_texts = ("transformer.encoder_hidden_states",)
-    names = (*of_texts, "transformer.encoder_attention_mask", "recipes", "rule")
+    names = (*of_texts, "transformer.encoder_attention_mask", "recipes")
     switches, sides = (), (16, 32)  # diffusers names no repeated blocks of it
     window, pipe_kwargs = (32, 32), {"complex_human_instruction": None, "max_sequence_length": 16}
 
@@ -188,7 +193,7 @@ class TestSana(ProbedSingle):
 
 class TestQwen(ProbedSingle):
     of_texts = ("transformer.encoder_hidden_states",)
-    names = (*of_texts, "transformer.img_shapes", "recipes", "rule")
+    names = (*of_texts, "transformer.img_shapes", "recipes")
     few = 2  # of a single one it makes no time
     window, pipe_kwargs = (16, 16), {"max_sequence_length": 12}
 
