@@ -213,7 +213,7 @@ def kandinsky22_controlnet() -> Any:
         "guidance_scale": 3.0,
         "guidance_schedule": None,
     },
-    curve="flow",
+    curve="other",
     why="the unconditional half is asked of another network, and of picture tokens alone; the other's "
     "state is padded in front with zeros for the text, and cut; negated; the time table is of the call's own making",
 )
@@ -230,7 +230,7 @@ def ideogram4() -> Any:
         "max_sequence_length": 48,
         "guidance_schedule": (5.0, 5.0, 3.0, 3.0),
     },
-    curve="flow",
+    curve="other",
     needs="reentry",
     why="a guidance scale a step, as the pipeline has by default",
 )
@@ -278,7 +278,7 @@ def last_states(encoder: Any, tokens: torch.Tensor, mask: torch.Tensor, position
         prior_token_ids=torch.randint(0, 8, (1, 16), generator=d.generator),
         crops_coords_top_left=(0, 4 * d.index),
     ),
-    curve="flow",
+    curve="other",
     why="token numbers of a prior are a condition, dropped in the unconditional call; two calls",
     matters=("prompt_embeds", "negative_prompt_embeds", "prior_token_ids", "crops_coords_top_left"),
 )

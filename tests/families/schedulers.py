@@ -79,7 +79,6 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("flux-controlnet-union", "flux-controlnet-two", "flux-controlnet-end", "chroma"), NO_SIGMAS),
     **dict.fromkeys(("hidream", "ovis", "longcat", "krea2", "nucleus"), NO_SIGMAS),
-    **dict.fromkeys(("ideogram4", "ideogram4-schedule", "glm-image"), tuple(FLOW)),  # times of their own
     **dict.fromkeys((f"hunyuan-image-{kind}" for kind in ("distilled", "guider", "apg", "meanflow")), NO_SIGMAS),
 }
 MAKERS: dict[str, Maker] = {name: partial(convert, kind, options) for name, (kind, options) in {**VP, **FLOW}.items()}
