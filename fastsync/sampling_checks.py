@@ -12,7 +12,7 @@ from .conditions import Conditions, check_alike, check_views
 from .diffusion import StepTable, is_vanishing
 from .errors import check_tensor, shape_text, shown
 from .guidance import Guidance
-from .methods import Method, StochSync
+from .methods.base import Method
 from .priors.base import Prior
 from .run import Run, decodes
 
@@ -158,10 +158,10 @@ def check_start(canvas: LinearCanvas, prior: Prior, method: Method, start: Any) 
             f"start must be clean views {shape_text(expected)}, got {shape_text(start.shape)}: encode a picture of "
             "each view with prior.encode."
         )
-    if isinstance(method, StochSync):
+    if not method.takes_start:
         raise ValueError(
-            "start was given to StochSync, which takes the first states for noise alone and makes its own of it: use "
-            "another method, or leave start out."
+            f"start was given to {type(method).__name__}, which takes the first states for noise alone and makes its "
+            "own of it: use another method, or leave start out."
         )
 
 

@@ -24,6 +24,7 @@ from .methods import (
     SyncVC,
 )
 from .priors import ByView, PipelinePrior, ViewRequest
+from .priors.request import OPTIONS, check_names
 from .sampler import SyncOutput, sample
 from .sampling_checks import check_parts, merging
 from .scheduling import Order
@@ -37,23 +38,6 @@ METHODS: dict[str, type[Method]] = {
     "syncdiffusion": SyncDiffusion,
     "stochsync": StochSync,
     "independent": Independent,
-}
-# Arguments of a pipeline's call that the tasks make themselves, and the task's own argument for each.
-_TAKEN = {
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "height": "window",
-    "width": "window",
-    "num_inference_steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "eta": "eta",
-    "generator": "generator",
-    "latents": "latents",
-    "output_type": "output_type",
-    "num_images_per_prompt": "seed",
-    "return_dict": "output_type",
-    "callback_on_step_end": "callback_on_step_end",
-    "callback_on_step_end_tensor_inputs": "callback_on_step_end_tensor_inputs",
 }
 # A task's part of the conditions: from what the prior is told (cond, uncond) and the run's generator to all of it.
 Conditioner = Callable[[Any, Any, torch.Generator], tuple[Any, Any]]
@@ -180,15 +164,12 @@ def check_options(task: str, options: Options) -> None:
 def _check_pipe_kwargs(given: Any) -> None:
     if given is None:
         return
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise TypeError(
-            f"pipe_kwargs must be a dictionary of arguments by name, got {shown(given)}: pass e.g. {{'clip_skip': 1}}."
-        )
+    check_names(given)
     for name in given:
-        if name in _TAKEN:
+        if name in OPTIONS:
             raise ValueError(
                 f"pipe_kwargs has {name!r}, which the task passes to the pipeline itself: use the task's own "
-                f"{_TAKEN[name]}=."
+                f"{OPTIONS[name]}=."
             )
 
 

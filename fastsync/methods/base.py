@@ -26,6 +26,7 @@ class Method:
             ``"merged"``, which only canvases of crops and permutations allow.
         takes_pixels: whether it takes a canvas in pixels for a prior of latents.
         prefers_pixels: whether tasks give it one.
+        takes_start: whether its runs can begin from clean views with noise; else it takes the first states for noise.
     """
 
     orders: ClassVar[tuple[Order, ...]] = ("batched", "sequential")
@@ -33,6 +34,7 @@ class Method:
     noise_use: ClassVar[Literal["own", "read", "merged"]] = "own"
     takes_pixels: ClassVar[bool] = False
     prefers_pixels: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = True
 
     def table(self, prior: Prior, num_inference_steps: int, eta: float) -> StepTable:
         """The run's steps; says what is wrong with ``num_inference_steps`` or ``eta``."""

@@ -75,6 +75,7 @@ class StochSync(Method):
     joins = True
     takes_pixels = True
     prefers_pixels = True
+    takes_start = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.fast, bool):

@@ -114,16 +114,8 @@ class BackdropPrior(PipelinePrior):
     def mixes_linearly(self) -> bool:
         return self.prior.mixes_linearly
 
-    def estimates(
-        self,
-        raw: torch.Tensor,
-        x: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        guidance_scale: torch.Tensor | float,
-        rescale: float = 0.0,
-    ) -> Prediction:
-        return self.prior.estimates(raw, x, a, b, guidance_scale, rescale)
+    def estimates(self, *args: Any, **kwargs: Any) -> Prediction:
+        return self.prior.estimates(*args, **kwargs)
 
     @property
     def view_shape(self) -> tuple[int, int, int]:

@@ -9,22 +9,27 @@ import torch
 
 from ..conditions import Conditions
 from ..diffusion import NoiseSchedule, SolverChoice
-from ..errors import check_pair
+from ..errors import check_int, check_pair
 from .base import PipelinePrior, strings
 from .codecs import PIXELS, VaeCodec
 from .probe.calling import Calling
 from .probe.fitness import check_fit
 from .probe.layout import Layout, Tail
 from .probe.recording import Recorder
+from .probe.refusal import refusing
 from .request import ViewRequest
 from .runtime import Runtime, dtype_of
+from .shared_attention import NeighbourLists
 
 
 class CalledPrior(PipelinePrior):
     """A prior made of a pipeline's own call, by stand-ins for its scheduler and its networks.
 
+    A subclass learns the call in :meth:`_learn`, and looks at a run of known length in :meth:`_planned`.
+
     Args:
-        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example: as in :class:`ProbedPrior`.
+        pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, neighbours, example, num_inference_steps: as in
+            :class:`ProbedPrior`.
 
     Attributes:
         layout: between the pipeline's states and views.
@@ -35,12 +40,15 @@ class CalledPrior(PipelinePrior):
     def __init__(
         self,
         pipe: Any,
-        window: tuple[int, int] | None,
-        runtime: Runtime | None,
-        solver: SolverChoice,
-        conditioning_scale: float | None,
-        pipe_kwargs: Mapping[str, Any] | None,
-        example: ViewRequest | None,
+        *,
+        window: tuple[int, int] | None = None,
+        runtime: Runtime | None = None,
+        solver: SolverChoice = "auto",
+        conditioning_scale: float | None = None,
+        pipe_kwargs: Mapping[str, Any] | None = None,
+        neighbours: NeighbourLists | None = None,
+        example: ViewRequest | None = None,
+        num_inference_steps: int | None = None,
     ) -> None:
         check_fit(pipe)
         self.pipe, self.runtime = pipe, Runtime.of(pipe) if runtime is None else runtime
@@ -49,7 +57,28 @@ class CalledPrior(PipelinePrior):
         self._asked_window = None if window is None else check_pair("window", window)
         self._calling = Calling(self._recorder, self._asked_window, pipe_kwargs or {}, conditioning_scale)
         self.takes_control = self._calling.control is not None
-        self._call = self._calling.plain() if example is None else self._calling.of_view(example, 0)
+        self._call = self._first_call() if example is None else self._calling.of_view(example, 0)
+        with refusing(pipe):
+            self._learn(neighbours)
+            if num_inference_steps is not None:
+                self._planned(check_int("num_inference_steps", num_inference_steps))
+
+    def _first_call(self) -> dict[str, Any]:
+        """Arguments to learn by where nobody has said what is going to be asked."""
+        return self._calling.plain()
+
+    def _learn(self, neighbours: NeighbourLists | None) -> None:
+        """Learn the pipeline's call, and the layout of its views.
+
+        Raises:
+            CannotProbe: it cannot be learnt.
+            ValueError: ``neighbours`` are asked for that it cannot share attention between.
+        """
+        raise NotImplementedError
+
+    def _planned(self, num_inference_steps: int) -> None:
+        """Look at a call of so many steps; raises CannotProbe as ``_learn`` does."""
+        raise NotImplementedError
 
     def _laid_out(self, tail: Tail | None, decoder: str, state_shape: Sequence[int]) -> None:
         """Set layout, codec and window from what the pipeline does with its last state.

@@ -12,6 +12,7 @@ from ..conditions import Conditions
 from ..diffusion import SolverChoice
 from ..errors import check_number
 from .controlled import ControlledPrior
+from .offload import load_offloaded
 from .registry import Unfit, built_in
 from .reuse import DeepFeatures
 from .runtime import Runtime
@@ -101,9 +102,7 @@ class ControlNetPrior(ControlledPrior):
     def _prepared(self, control: torch.Tensor) -> torch.Tensor:
         """The embedding [N, F, h, w] of pictures, one after the other: their maps are as large as the pictures."""
         control, net = super()._prepared(control), self._controlnet
-        hook = getattr(net, "_hf_hook", None)
-        if hook is not None:  # accelerate's, which loads an offloaded model
-            hook.pre_forward(net)
+        load_offloaded(net)
         with torch.no_grad():
             pictures = self._flipped(control.to(self.device, net.dtype)).split(1)
             return self._flipped(torch.cat([net.controlnet_cond_embedding(picture) for picture in pictures]))

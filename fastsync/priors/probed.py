@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from .. import ops
 from ..conditions import Conditions
-from ..diffusion import SolverChoice, StepTable
+from ..diffusion import StepTable
 from ..errors import check_int
 from ..guidance import Guidance
 from .base import Prediction
@@ -17,7 +17,7 @@ from .called import CalledPrior
 from .probe import describing
 from .probe.calling import groups, guidance_argument, own_scale
 from .probe.guidance import RULES, Combination
-from .probe.learning import check, clean_start, halves_alike, learn, learn_tail, rounding, rows_alike, torch_rows
+from .probe.learning import check, clean_start, halves_alike, learn, learn_tail, rounding, rows_alike, stackable
 from .probe.nested import same
 from .probe.recipe import Half, Recipe
 from .probe.recording import Recording
@@ -25,8 +25,7 @@ from .probe.refusal import CannotProbe, refusing
 from .probe.timing import own_steps
 from .request import Told, ViewRequest
 from .reuse import DeepFeatures
-from .runtime import Runtime
-from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention
+from .shared_attention import VIEW_LABELS, NeighbourLists, SharedAttention, not_shared
 
 RECIPE, RECIPES, RULE = "recipe", "recipes", "rule"  # names among the conditions
 
@@ -57,39 +56,22 @@ class ProbedPrior(CalledPrior):
     way: ClassVar[str] = "probe"
     needed_conditions = (RECIPES,)
 
-    def __init__(
-        self,
-        pipe: Any,
-        *,
-        window: tuple[int, int] | None = None,
-        runtime: Runtime | None = None,
-        solver: SolverChoice = "auto",
-        conditioning_scale: float | None = None,
-        pipe_kwargs: Mapping[str, Any] | None = None,
-        neighbours: NeighbourLists | None = None,
-        example: ViewRequest | None = None,
-        num_inference_steps: int | None = None,
-    ) -> None:
-        super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example)
-        with refusing(pipe):
-            self._learnt, _, many = learn(self._recorder, self._calling, self._call)
-            check(self._learnt, self._recorder, self._calling, self._call)
-            self._laid_out(learn_tail(many, pipe), many.decoder, self._learnt.state_shape)
+    def _learn(self, neighbours: NeighbourLists | None) -> None:
         self._rule: tuple[str, float] | None = None  # of guidance that is not linear, and its strength
         self._run: tuple[int, Recording] | None = None
-        if num_inference_steps is not None:
-            with refusing(pipe):
-                self._recorded(check_int("num_inference_steps", num_inference_steps))
+        self._learnt, _, many = learn(self._recorder, self._calling, self._call)
+        check(self._learnt, self._recorder, self._calling, self._call)
+        self._laid_out(learn_tail(many, self.pipe), many.decoder, self._learnt.state_shape)
         self.sharing: SharedAttention | None = None
         if neighbours is not None:
             unet = self._unet
             if unet is None:
-                raise ValueError(
-                    f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: "
-                    "use neighbours=None, or a Stable Diffusion pipeline."
-                )
+                raise not_shared(self.pipe)
             self.sharing = SharedAttention(unet, neighbours)
             self.runtime = self.runtime.also(self.sharing)
+
+    def _planned(self, num_inference_steps: int) -> None:
+        self._recorded(num_inference_steps)
 
     @property
     def _unet(self) -> Any:
@@ -246,13 +228,13 @@ class ProbedPrior(CalledPrior):
                 f"{list(self.layout.state_shape)}: pass window=, or pictures of the window's size"
             )
         halves = [[f[0][k] for f in found] for k in (0, 1)]
-        order = [view for group in together for view in group]
+        order = torch.tensor([view for group in together for view in group]).argsort()  # from gathered rows to views
         guided = self._learnt.combination.uncond is not None
         guidance = self._guidance(self._learnt.combination, request)
-        cond, uncond = self._conditions(halves[0], halves[1] if guided else None, together, order)
+        cond, uncond = self._conditions(halves[0], halves[1] if guided else None, together, order.tolist())
         start: torch.Tensor | None = None
         if found[0][1] is not None:
-            start = torch.cat([f[1] for f in found if f[1] is not None])[torch.tensor(order).argsort()]
+            start = torch.cat([f[1] for f in found if f[1] is not None])[order]
         return Told(cond, uncond, guidance, start, own_scale(calling, request, guidance, guided))
 
     def _gathered_groups(
@@ -302,7 +284,7 @@ class ProbedPrior(CalledPrior):
         together: list[list[int]],
         order: list[int],
     ) -> tuple[Conditions, Conditions | None]:
-        """Conditions of rows that were gathered in groups of views, in the views' order."""
+        """Conditions of rows that were gathered in groups of views; ``order`` says which is each view's."""
         recipes: list[Recipe] = []
         columns: list[dict[str, list[Any]]] = []
         both = [cond] if uncond is None else [cond, uncond]
@@ -318,14 +300,12 @@ class ProbedPrior(CalledPrior):
                 column[RECIPE] += [number] * len(group)
                 for name in names:
                     column[name] += rows.get(name, [None] * len(group))
-            columns.append({n: [v[order.index(i)] for i in sorted(order)] for n, v in column.items()})
+            columns.append({name: [values[i] for i in order] for name, values in column.items()})
         if len(recipes) == 1:
             columns = [{name: values for name, values in column.items() if name != RECIPE} for column in columns]
         shared = {RECIPES: tuple(recipes), **({} if uncond is None else {RULE: self._rule})}
         stacked = {
-            name: name != RECIPE
-            and isinstance(torch_rows([v for column in columns for v in column[name]]), torch.Tensor)
-            for name in columns[0]
+            name: name != RECIPE and stackable([v for column in columns for v in column[name]]) for name in columns[0]
         }
         made = [
             Conditions({n: torch.stack(v) if stacked[n] else v for n, v in column.items()}, shared)

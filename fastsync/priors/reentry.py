@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..conditions import Conditions
-from ..diffusion import SolverChoice, StepTable
+from ..diffusion import StepTable
 from ..errors import check_int
 from ..guidance import Guidance
 from .called import CalledPrior
@@ -25,8 +25,7 @@ from .probe.recording import Recording
 from .probe.refusal import CannotProbe, refusing
 from .probe.timing import own_steps
 from .request import Told, ViewRequest
-from .runtime import Runtime
-from .shared_attention import NeighbourLists
+from .shared_attention import NeighbourLists, not_shared
 
 CALL, CALLS = "call", "calls"  # names among the conditions
 
@@ -96,44 +95,29 @@ class ReenteredPrior(CalledPrior):
     needed_conditions = (CALL, CALLS)
     known_conditions = (CALL, CALLS)
 
-    def __init__(
-        self,
-        pipe: Any,
-        *,
-        window: tuple[int, int] | None = None,
-        runtime: Runtime | None = None,
-        solver: SolverChoice = "auto",
-        conditioning_scale: float | None = None,
-        pipe_kwargs: Mapping[str, Any] | None = None,
-        neighbours: NeighbourLists | None = None,
-        example: ViewRequest | None = None,
-        num_inference_steps: int | None = None,
-    ) -> None:
-        with refusing(pipe):
-            super().__init__(pipe, window, runtime, solver, conditioning_scale, pipe_kwargs, example)
-            if neighbours is not None:
-                raise ValueError(
-                    f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: "
-                    "use neighbours=None, or a Stable Diffusion pipeline."
-                )
-            self._recorder.steps_alike = False
-            if example is None:
-                self._call = self._calling.plain(negative=True)
-            self._answers: Answers = {}
-            self._loops: list[Loop] = []  # the one of the latest run last
-            one = self._recorder.record(self._calling.repeated(self._call, 1), 1)
-            self._state = one.steps[0].sample
-            # Schedulers of states x0 + sigma eps make states of fastsync's form of them for the network.
-            self._scaled = one.unscaled or not torch.equal(one.steps[0].scaled, self._state)
-            # Nothing is really asked in this one, so that what changes in the networks is the pipeline's doing.
-            self._recorder.record(self._trial(1), 1)
-            self._network_name = one.steps[0].calls[-1].name
-            self._check(one)
-            self._together = rows_stay_apart(self._recorder, self._answers, self._trial, one)
-            self._learn_layout(len(one.steps))
-            self._keep_loop(one, FEW)
-        if num_inference_steps is not None:
-            self.steps(num_inference_steps)
+    def _first_call(self) -> dict[str, Any]:
+        return self._calling.plain(negative=True)
+
+    def _learn(self, neighbours: NeighbourLists | None) -> None:
+        if neighbours is not None:
+            raise not_shared(self.pipe)
+        self._recorder.steps_alike = False
+        self._answers: Answers = {}
+        self._loops: list[Loop] = []  # the one of the latest run last
+        one = self._recorder.record(self._calling.repeated(self._call, 1), 1)
+        self._state = one.steps[0].sample
+        # Schedulers of states x0 + sigma eps make states of fastsync's form of them for the network.
+        self._scaled = one.unscaled or not torch.equal(one.steps[0].scaled, self._state)
+        # Nothing is really asked in this one, so that what changes in the networks is the pipeline's doing.
+        self._recorder.record(self._trial(1), 1)
+        self._network_name = one.steps[0].calls[-1].name
+        self._check(one)
+        self._together = rows_stay_apart(self._recorder, self._answers, self._trial, one)
+        self._learn_layout(len(one.steps))
+        self._keep_loop(one, FEW)
+
+    def _planned(self, num_inference_steps: int) -> None:
+        self.steps(num_inference_steps)
 
     @property
     def _denoiser(self) -> str:

@@ -14,6 +14,33 @@ from ..guidance import Guidance
 
 T = TypeVar("T")
 
+# Arguments of a pipeline's call that a task makes, and the options that are for them.
+OPTIONS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "height": "window",
+    "width": "window",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "eta": "eta",
+    "generator": "generator",
+    "latents": "latents",
+    "output_type": "output_type",
+    "num_images_per_prompt": "seed",
+    "return_dict": "output_type",
+    "callback_on_step_end": "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs": "callback_on_step_end_tensor_inputs",
+}
+
+
+def check_names(pipe_kwargs: Any) -> None:
+    """TypeError for further arguments of a pipeline's call that are no mapping of names."""
+    if not isinstance(pipe_kwargs, Mapping) or not all(isinstance(name, str) for name in pipe_kwargs):
+        raise TypeError(
+            f"pipe_kwargs must be a dictionary of arguments by name, got {shown(pipe_kwargs)}: pass e.g. "
+            "{'clip_skip': 1}."
+        )
+
 
 class ByView(Generic[T]):
     """Values of one argument of a pipeline's call, one for each view, for ``pipe_kwargs``.

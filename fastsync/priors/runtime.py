@@ -11,7 +11,7 @@ import torch
 from .attention import Attention, AttentionSwitch
 from .compiling import Compile, Compiler
 
-_CONTROLS = ("controlnet", "adapter")  # components that steer a denoiser
+CONTROLS = ("controlnet", "adapter")  # components that steer a denoiser
 
 
 def networks_of(pipe: Any) -> list[Any]:
@@ -20,8 +20,8 @@ def networks_of(pipe: Any) -> list[Any]:
     That is any network which is neither an autoencoder nor one of the package transformers, where text and picture
     encoders come from; the denoiser is the largest.
     """
-    found = {name: part for name, part in _modules(pipe).items() if not _is_autoencoder(part) and not _encodes(part)}
-    steer = [name for name in found if name in _CONTROLS]
+    found = {name: part for name, part in _modules(pipe).items() if not is_autoencoder(part) and not _encodes(part)}
+    steer = [name for name in found if name in CONTROLS]
     ordered = [name for name in found if name not in steer]
     if len(ordered) > 1:
         ordered.sort(key=lambda name: -_size(found[name]))
@@ -38,7 +38,7 @@ def dtype_of(network: torch.nn.Module) -> torch.dtype:
 
 def autoencoder_of(pipe: Any) -> Any:
     """A pipeline's autoencoder; None if it has none."""
-    return next((part for part in _modules(pipe).values() if _is_autoencoder(part)), None)
+    return next((part for part in _modules(pipe).values() if is_autoencoder(part)), None)
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -48,7 +48,8 @@ def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
 
-def _is_autoencoder(part: torch.nn.Module) -> bool:
+def is_autoencoder(part: torch.nn.Module) -> bool:
+    """Whether a module encodes and decodes."""
     return hasattr(part, "encode") and hasattr(part, "decode")
 
 

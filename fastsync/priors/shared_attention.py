@@ -23,6 +23,14 @@ def view_ring(num_views: int) -> list[list[int]]:
     return [[(i - 1) % count, (i + 1) % count] for i in range(count)]
 
 
+def not_shared(pipe: Any) -> ValueError:
+    """What to raise where neighbours are asked of a pipeline whose self-attention cannot be shared."""
+    return ValueError(
+        f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: use "
+        "neighbours=None, or a Stable Diffusion pipeline."
+    )
+
+
 class SharedAttention:
     """A UNet in whose self-attention each view also sees its neighbours, while ``on()`` is entered.
 

@@ -18,7 +18,7 @@ from .reentry import ReenteredPrior, unasked
 from .registry import Adapter, Unfit, own_adapter, users_adapter
 from .request import ViewRequest
 from .runtime import Runtime
-from .shared_attention import NeighbourLists
+from .shared_attention import NeighbourLists, not_shared
 
 
 def wrap(
@@ -63,9 +63,9 @@ def wrap(
         prior = _adapted(adapter, pipe, window, neighbours, conditioning_scale, asked)
         check_adapter(prior, adapter)
         return prior
-    check_fit(pipe)
     adapter = own_adapter(pipe)
     if adapter is not None and not pipe_kwargs:
+        check_fit(pipe)
         # A model of depth may come in a pipeline without a depth estimator; others are built or set otherwise.
         for own in dict.fromkeys((adapter, DepthPrior)):
             try:
@@ -101,10 +101,7 @@ def _adapted(
     """The prior by an adapter of the pipeline's class."""
     if neighbours is not None:
         if not _takes(adapter, "neighbours"):
-            raise ValueError(
-                f"neighbours shares the self-attention of views, which is not supported in {type(pipe).__name__}: use "
-                "neighbours=None, or a Stable Diffusion pipeline."
-            )
+            raise not_shared(pipe)
         asked = {**asked, "neighbours": neighbours}
     if conditioning_scale is not None and _takes(adapter, "conditioning_scale"):
         asked = {**asked, "conditioning_scale": conditioning_scale}

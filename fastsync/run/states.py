@@ -73,11 +73,11 @@ class States:
 
     def slots(self, views: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """Where the pools hold each view's state before a step, int64 [len(views)], on the CPU."""
-        return torch.tensor(self._host_slots(zip(views, steps, strict=True)))
+        return self._host_slots(zip(views, steps, strict=True))
 
     def before(self, work: Work) -> torch.Tensor:
         """Noisy states [B, C, h, w] of a batch before its steps."""
-        return self._read(self.noisy, work)
+        return self.noisy[self._index(work)]
 
     def after(self, step: int) -> torch.Tensor:
         """All views [N, C, h, w] after ``step``, once all have done it."""
@@ -85,7 +85,7 @@ class States:
 
     def estimates(self, work: Work) -> torch.Tensor:
         """Clean estimates [B, C, h, w] at the batch's steps, once they have been done."""
-        return self._read(self.clean, work)
+        return self.clean[self._index(work)]
 
     def estimate(self, view: int, step: int) -> torch.Tensor:
         """Clean estimate [C, h, w] of one view at ``step``."""
@@ -131,28 +131,24 @@ class States:
             self._store(self.clean, work, x0)
 
     def _store(self, pool: torch.Tensor, work: Iterable[tuple[int, int]], states: torch.Tensor) -> None:
-        slots = self._host_slots(work)
-        pool[self._places(slots)] = states
+        slots = self._index(work)
+        pool[slots] = states
         if self._signed:
-            pool[self._places([slot + self._slots for slot in slots])] = -states
+            pool[slots + self._slots] = -states
 
     # ---- slots ------------------------------------------------------------------------------------------------
 
-    def _host_slots(self, work: Iterable[tuple[int, int]]) -> list[int]:
-        """Where the pools hold each item's state before its step."""
-        return [self._first[i] + k % self._lives[i] for i, k in work]
+    def _host_slots(self, work: Iterable[tuple[int, int]]) -> torch.Tensor:
+        """Where the pools hold each item's state before its step, int64 [B], on the CPU."""
+        return torch.tensor([self._first[i] + k % self._lives[i] for i, k in work])
 
-    def _read(self, pool: torch.Tensor, work: Work) -> torch.Tensor:
-        """A copy of the items' states [B, C, h, w]."""
-        return pool[self._places(self._host_slots(work))]
+    def _index(self, work: Iterable[tuple[int, int]]) -> torch.Tensor:
+        """The same beside the pools.
 
-    def _places(self, slots: list[int]) -> torch.Tensor:
-        """The slots as an index.
-
-        A slice, where they are evenly spaced, would be a little faster, but one run in a hundred then differed from the
-        others in a last digit.
+        A slice, where the slots are evenly spaced, would be a little faster, but one run in a hundred then differed
+        from the others in a last digit.
         """
-        return to_device(torch.tensor(slots), self.device)
+        return to_device(self._host_slots(work), self.device)
 
     # ---- saving -----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from .attention import attend
 from .maps import Cut, Map, Maps
-from .strips import Norm, convolve, downsample, resnet, upsample
+from .strips import Norm, convolve, downsample, each_picture, resnet, upsample
 
 _CLASSES = ("AutoencoderKL", "AutoencoderKLFlux2")  # one network, of two normalisations of its latents
 
@@ -151,13 +151,10 @@ def _all(
     make: Callable[..., Maps],
     picture: Callable[[torch.Tensor, Maps], torch.Tensor],
 ) -> torch.Tensor:
-    """What ``picture`` makes of each [1, ...] of a batch of pictures [B, ...], in a batch."""
-    hook = getattr(vae, "_hf_hook", None)
-    if hook is not None:  # accelerate's, which loads an offloaded model; diffusers' own functions call it as well
-        hook.pre_forward(vae)
-    results = []
-    with torch.no_grad():
-        for one in given.split(1):
-            with make(one, Cut.of(one.shape[2:], closed)) as maps:
-                results.append(picture(one, maps))
-        return results[0] if len(results) == 1 else torch.cat(results)
+    """What ``picture`` makes of each [1, ...] of a batch of pictures [B, ...], in a batch, with maps of its own."""
+
+    def one(given: torch.Tensor) -> torch.Tensor:
+        with make(given, Cut.of(given.shape[2:], closed)) as maps:
+            return picture(given, maps)
+
+    return each_picture(vae, given, one)

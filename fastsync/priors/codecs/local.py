@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .strips import at_once
+from .strips import at_once, each_picture
 
 _VIDEO = ("QwenImage", "Wan")  # one network under two names
 
@@ -57,12 +57,12 @@ def taken_apart(vae: Any) -> Halves | None:
 
 def decode(vae: Any, parts: Halves, latents: torch.Tensor) -> torch.Tensor:
     """``vae.decode`` without gradients of latents [B, C, ..., h, w], one picture after the other."""
-    return _each(vae, latents, lambda z: in_pieces(parts.decode_fine, parts.decode_coarse(z)))
+    return each_picture(vae, latents, lambda z: in_pieces(parts.decode_fine, parts.decode_coarse(z)))
 
 
 def encode(vae: Any, parts: Halves, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of ``vae.encode`` without gradients of pixels [B, 3, ..., H, W], one picture after the other."""
-    return _each(vae, pixels, lambda x: parts.encode_coarse(in_pieces(parts.encode_fine, x)))
+    return each_picture(vae, pixels, lambda x: parts.encode_coarse(in_pieces(parts.encode_fine, x)))
 
 
 def in_pieces(layers: Sequence[Layer], x: torch.Tensor) -> torch.Tensor:
@@ -92,15 +92,6 @@ def in_pieces(layers: Sequence[Layer], x: torch.Tensor) -> torch.Tensor:
         out.narrow(axis, begin, end - begin).copy_(piece.narrow(axis, begin - round(first * factor), end - begin))
     assert out is not None
     return out
-
-
-def _each(vae: Any, given: torch.Tensor, one: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    hook = getattr(vae, "_hf_hook", None)
-    if hook is not None:  # accelerate's, which loads an offloaded model; diffusers' own functions call it as well
-        hook.pre_forward(vae)
-    with torch.no_grad():
-        results = [one(picture) for picture in given.split(1)]
-        return results[0] if len(results) == 1 else torch.cat(results)
 
 
 # ---- AutoencoderDC ----------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..offload import load_offloaded
+
 
 def computed_in(
     dtype: torch.dtype | None, model: Any, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
@@ -17,9 +19,7 @@ def computed_in(
     x = x.to(dtype)
     if dtype == model.dtype:
         return function(x)
-    hook = getattr(model, "_hf_hook", None)
-    if hook is not None:  # accelerate's, which loads an offloaded model
-        hook.pre_forward(model)
+    load_offloaded(model)
     # Copies, which a backward pass still finds when the model has its own weights again. Parameters, since accelerate
     # loads what is offloaded weight by weight into one of the same class and dtype.
     weights: dict[str, torch.Tensor] = {

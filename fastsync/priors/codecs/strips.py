@@ -15,6 +15,7 @@ from accelerate.utils import align_module_device
 from torch import nn
 from torch.nn import functional as F
 
+from ..offload import load_offloaded
 from .maps import Cut, Map, Maps
 
 # Elements of a strip, such as 16 columns of 256 channels in a picture 512 high, where the halo is an eighth.
@@ -159,3 +160,14 @@ def _padded(cells: torch.Tensor, axis: int, before: int, after: int, closed: boo
     """Lines more at both ends of an axis: zeros, or from the other end."""
     sides = (before, after, 0, 0) if axis == 3 else (0, 0, before, after)
     return F.pad(cells, sides, mode="circular" if closed else "constant")
+
+
+def each_picture(vae: Any, given: torch.Tensor, one: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What ``one`` makes of each [1, ...] of a batch of pictures [B, ...], in a batch, without gradients.
+
+    ``vae``, whose parts it asks, is loaded first where it is offloaded, as diffusers' own functions do.
+    """
+    load_offloaded(vae)
+    with torch.no_grad():
+        results = [one(picture) for picture in given.split(1)]
+        return results[0] if len(results) == 1 else torch.cat(results)

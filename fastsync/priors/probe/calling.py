@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from ...errors import shown
 from ...guidance import Guidance
-from ..request import ByView, ViewRequest
-from ..runtime import networks_of
+from ..request import OPTIONS, ByView, ViewRequest, check_names
+from ..runtime import CONTROLS, networks_of
 from .nested import same
 from .recording import Recorder
 
@@ -19,28 +18,10 @@ _NOTHING = "b"  # a negative prompt in the same case, which is not to make both 
 ANYTHING = "a"  # a prompt where none is known yet; some tokenizers make nothing of an empty one
 FEW = 4  # steps: as many as tell what changes from one to the next
 
-# Arguments that have an option of their own, or that probing sets.
-_OWN = {
-    "prompt": "the prompt",
-    "negative_prompt": "the option negative_prompt",
-    "height": "the option window",
-    "width": "the option window",
-    "num_inference_steps": "the option num_inference_steps",
-    "guidance_scale": "the option guidance_scale",
-    "generator": "the option seed",
-    "latents": "the option latents",
-    "eta": "the option eta",
-    "output_type": "the option output_type",
-    "num_images_per_prompt": "one call a picture",
-    "callback_on_step_end": "the option callback_on_step_end",
-    "callback_on_step_end_tensor_inputs": "the option callback_on_step_end_tensor_inputs",
-    "return_dict": "the output of the task",
-}
 _GUIDANCE = ("guidance_scale", "true_cfg_scale")
 _COUNTS = ("num_images_per_prompt", "batch_size")
 _TEXTS = ("prompt", "negative_prompt")
 _CONTROLS = ("control_image", "image")
-_NETWORKS_OF_CONTROLS = ("controlnet", "adapter")
 
 
 class Calling:
@@ -65,20 +46,16 @@ class Calling:
     ) -> None:
         self.name, self._takes = type(recorder.pipe).__name__, recorder.takes
         self._pipe = recorder.pipe
-        if not isinstance(pipe_kwargs, Mapping) or not all(isinstance(name, str) for name in pipe_kwargs):
-            raise TypeError(
-                f"pipe_kwargs must be a dictionary of arguments by name, got {shown(pipe_kwargs)}: pass e.g. "
-                "{'clip_skip': 1}."
-            )
+        check_names(pipe_kwargs)
+        known = _names_of_call(type(recorder.pipe))
         for argument in pipe_kwargs:
-            if argument in _OWN:
+            if argument in OPTIONS:
                 raise ValueError(
-                    f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out ({_OWN[argument]} is for "
-                    "it)."
+                    f"pipe_kwargs has {argument!r}, which fastsync sets itself: leave it out (the option "
+                    f"{OPTIONS[argument]} is for it)."
                 )
-            known = _names_of_call(type(recorder.pipe))
             if known and argument not in known:
-                names = ", ".join(name for name in known if name not in _OWN)
+                names = ", ".join(name for name in known if name not in OPTIONS)
                 raise ValueError(
                     f"pipe_kwargs has {argument!r}, which the call of {self.name} does not take: it takes {names}."
                 )
@@ -118,7 +95,7 @@ class Calling:
     @property
     def control(self) -> str | None:
         """The name of the argument that takes what a ControlNet sees; None without one."""
-        if not any(getattr(self._pipe, name, None) is not None for name in _NETWORKS_OF_CONTROLS):
+        if not any(getattr(self._pipe, name, None) is not None for name in CONTROLS):
             return None
         return next((name for name in _CONTROLS if self.takes(name) and name not in self.given), None)
 

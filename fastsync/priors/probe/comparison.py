@@ -12,7 +12,7 @@ from ...guidance import rescaled
 from ..base import PipelinePrior
 from ..request import ViewRequest
 from .calling import ANYTHING, FEW, Calling
-from .guidance import model_output
+from .guidance import distance, model_output
 from .layout import PATTERNS, Layout, patterns
 from .learning import learn_tail, tolerance
 from .recording import Recorder, Recording
@@ -72,7 +72,7 @@ def _compare(prior: PipelinePrior, one: Recording, layout: Layout) -> None:
         if told.guidance.rescale:
             got = rescaled(got, cond, told.guidance.rescale)
     wanted = layout.unpacked(model_output(step))
-    error = float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-12))
+    error = distance(got, wanted)
     bound = 50 * tolerance(step)
     if not error <= bound:
         raise ValueError(

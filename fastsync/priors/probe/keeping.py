@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 _CONTAINERS = (dict, list, set)
+_REGISTRY = "_diffusers_hook"  # of hooks of diffusers' own, by its attribute
 # What decides how a module answers, beside its weights.
-_REGISTRY = "_diffusers_hook"
 _WORKINGS = ("processor", "forward", "training", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 

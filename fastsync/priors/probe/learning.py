@@ -221,8 +221,11 @@ def rows_alike(a: tuple[Half, Half | None], b: tuple[Half, Half | None], bound: 
     return True
 
 
+def stackable(values: Sequence[Any]) -> bool:
+    """Whether rows can be one tensor."""
+    return all(isinstance(v, torch.Tensor) for v in values) and len({(v.shape, v.dtype) for v in values}) == 1
+
+
 def torch_rows(values: Sequence[Any]) -> Any:
-    """Rows as one tensor where they can be stacked."""
-    if all(isinstance(v, torch.Tensor) for v in values) and len({(v.shape, v.dtype) for v in values}) == 1:
-        return torch.stack(list(values))
-    return list(values)
+    """Rows as one tensor where they can be."""
+    return torch.stack(list(values)) if stackable(values) else list(values)

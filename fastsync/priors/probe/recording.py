@@ -95,12 +95,7 @@ class Recording:
 
 _ALIKE = 5  # rows from which on the last two are made alike
 _FACTOR = 1.15  # between halves, for guidance scales from 1 to 14
-
-
 _NOT_DECODING = ("return_dict", "generator", "kwargs")  # arguments of decoders that no picture depends on
-
-# How a state goes on after a step: from its shape, dtype and device, and whether it is the last one.
-NextState = Callable[[torch.Tensor, bool], torch.Tensor]
 
 
 class Recorder:

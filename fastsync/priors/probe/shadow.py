@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin
 
+from ..runtime import is_autoencoder
 from .keeping import random_states, set_random_states
 from .nested import cloned, leaves, same
 from .standing_in import StandIn
@@ -96,7 +97,7 @@ class Shadow:
                 parts[name] = copy.deepcopy(part)  # guiders count their steps
         parts["scheduler"] = self.scheduler
         for name, module in self.modules.items():
-            if hasattr(module, "decode") and hasattr(module, "encode"):
+            if is_autoencoder(module):
                 stand_in = StandIn(module, self._outside(module))
                 vars(stand_in)["decode"] = functools.partial(self._decode, name, stand_in)
                 vars(stand_in)["encode"] = functools.partial(self._encode, module)
@@ -175,15 +176,7 @@ class Shadow:
 
     # ---- what subclasses say ----------------------------------------------------------------------------------
 
-    def _step(
-        self,
-        own: Callable[..., Any],
-        model_output: torch.Tensor,
-        timestep: Any,
-        sample: torch.Tensor,
-        *_: Any,
-        **__: Any,
-    ) -> Any:
+    def _step(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
     def _set_timesteps(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
